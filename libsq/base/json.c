@@ -1,0 +1,137 @@
+#include "sq/json.h"
+
+#include <errno.h>
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+
+enum { FILE_LIMIT = 256 << 20 };
+
+int sq_json_parse(json_t **out, const char *text, size_t n, const char *what)
+{
+    json_error_t e;
+    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    if (!*out)
+        return sq_fail(SQ_E_FORMAT, "%s: line %d: %s", what, e.line, e.text);
+    return 0;
+}
+
+int sq_json_load(json_t **out, const char *path)
+{
+    char *text = NULL;
+    struct stat st;
+    int rc = 0;
+
+    *out = NULL;
+    FILE *f = fopen(path, "rb");
+    if (!f || fstat(fileno(f), &st) < 0 || !S_ISREG(st.st_mode)) {
+        rc = sq_fail(SQ_E_IO, "cannot read '%s': %s", path, f && !errno ? "not a file" : strerror(errno));
+        goto out;
+    }
+    if (st.st_size > FILE_LIMIT) {
+        rc = sq_fail(SQ_E_FORMAT, "'%s' has %lld bytes, more than JSON files may have", path, (long long)st.st_size);
+        goto out;
+    }
+    SQ_TRY(sq_alloc(&text, st.st_size + 1));
+    if (fread(text, 1, (size_t)st.st_size, f) != (size_t)st.st_size) {
+        rc = sq_fail(SQ_E_IO, "cannot read '%s'", path);
+        goto out;
+    }
+    SQ_TRY(sq_json_parse(out, text, (size_t)st.st_size, path));
+out:
+    sq_free(text);
+    if (f)
+        fclose(f);
+    return rc;
+}
+
+static int missing(const char *key, const json_t *v, const char *want)
+{
+    if (!v)
+        return sq_fail(SQ_E_FORMAT, "'%s' is missing", key);
+    return sq_fail(SQ_E_FORMAT, "'%s' is not %s", key, want);
+}
+
+int sq_json_int(int64_t *out, const json_t *obj, const char *key, int64_t min, int64_t max)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!json_is_integer(v))
+        return missing(key, v, "an integer");
+    const int64_t x = json_integer_value(v);
+    if (x < min || x > max)
+        return sq_fail(SQ_E_FORMAT, "'%s' is %" PRId64 ", not in %" PRId64 " .. %" PRId64, key, x, min, max);
+    *out = x;
+    return 0;
+}
+
+int sq_json_real(double *out, const json_t *obj, const char *key)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!json_is_number(v) || !isfinite(json_number_value(v)))
+        return missing(key, v, "a finite number");
+    *out = json_number_value(v);
+    return 0;
+}
+
+int sq_json_str(const char **out, const json_t *obj, const char *key)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!json_is_string(v))
+        return missing(key, v, "a string");
+    *out = json_string_value(v);
+    return 0;
+}
+
+int sq_json_bool(bool *out, const json_t *obj, const char *key)
+{
+    const json_t *v = json_object_get(obj, key);
+    if (!json_is_boolean(v))
+        return missing(key, v, "true or false");
+    *out = json_is_true(v);
+    return 0;
+}
+
+int sq_json_array(json_t **out, const json_t *obj, const char *key)
+{
+    json_t *v = json_object_get(obj, key);
+    if (!json_is_array(v))
+        return missing(key, v, "an array");
+    *out = v;
+    return 0;
+}
+
+int sq_json_object(json_t **out, const json_t *obj, const char *key)
+{
+    json_t *v = json_object_get(obj, key);
+    if (!json_is_object(v))
+        return missing(key, v, "an object");
+    *out = v;
+    return 0;
+}
+
+static bool absent(const json_t *obj, const char *key)
+{
+    const json_t *v = json_object_get(obj, key);
+    return !v || json_is_null(v);
+}
+
+int sq_json_int_opt(int64_t *out, const json_t *obj, const char *key, int64_t min, int64_t max)
+{
+    return absent(obj, key) ? 0 : sq_json_int(out, obj, key, min, max);
+}
+
+int sq_json_real_opt(double *out, const json_t *obj, const char *key)
+{
+    return absent(obj, key) ? 0 : sq_json_real(out, obj, key);
+}
+
+int sq_json_str_opt(const char **out, const json_t *obj, const char *key)
+{
+    return absent(obj, key) ? 0 : sq_json_str(out, obj, key);
+}
+
+int sq_json_bool_opt(bool *out, const json_t *obj, const char *key)
+{
+    return absent(obj, key) ? 0 : sq_json_bool(out, obj, key);
+}

@@ -1,0 +1,40 @@
+#include "sq/base.h"
+
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+static const char *prog = "sq";
+static enum sq_level limit = SQ_WARNING;
+
+void sq_log_set(const char *name, enum sq_level level)
+{
+    prog = name;
+    limit = level;
+}
+
+enum sq_level sq_log_level(void)
+{
+    return limit;
+}
+
+void sq_log(enum sq_level level, const char *fmt, ...)
+{
+    static const char *const word[] = {"error", "warning", "info", "debug"};
+    char line[1024];
+    if (level > limit)
+        return;
+    int n = snprintf(line, sizeof line, "%s: %s: ", prog, word[level]);
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(line + n, sizeof line - (size_t)n, fmt, ap);
+    va_end(ap);
+    fprintf(stderr, "%s\n", line);
+}
+
+double sq_now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}

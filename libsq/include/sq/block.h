@@ -1,0 +1,60 @@
+/* sq/block.h - one decoder layer in f32: forward and hand-written backward (METHOD 2) */
+#ifndef SQ_BLOCK_H
+#define SQ_BLOCK_H
+
+#include "sq/config.h"
+#include "sq/layer.h"
+#include "sq/op.h"
+
+SQ_BEGIN_DECLS
+
+/* The f32 arrays of one layer; also used for their gradients. Owned by the block, carved from one allocation. */
+struct sq_block {
+    const struct sq_config *cfg;
+    int64_t nlinear;       /* sq_config_linears(cfg) */
+    float **w;             /* [nlinear] -> [R,K] */
+    float **bias;          /* [nlinear] -> [R], NULL where there is none */
+    float *gain[SQ_GAINS]; /* NORM1, NORM2 [C]; QNORM, KNORM [D] or NULL */
+    float *router;         /* [E,C] or NULL */
+    float *all;            /* the allocation: every array above, one after the other */
+    int64_t count;         /* floats in it */
+};
+
+int sq_block_new(struct sq_block *b, const struct sq_config *cfg) SQ_MUSTUSE; /* zeroed */
+void sq_block_release(struct sq_block *b);
+/* From a layer's tensors: float and learning layers give their original weights, merged layers their dequantized
+ * codes (with sch of that layer). NaN or Inf: SQ_E_VALUE with tensor name. */
+int sq_block_load(struct sq_block *b, const struct sq_layer *l) SQ_MUSTUSE;
+
+/* Activations of one forward of `batch` samples of `tokens` tokens, kept for the backward; allocated once for the largest
+ * batch. */
+struct sq_trace;
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens) SQ_MUSTUSE;
+void sq_trace_free(struct sq_trace **t);
+int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
+
+/* Sums of squares of the inputs of the linears, per input channel, and their count of tokens (for --init act). */
+struct sq_input_stats {
+    double *qkv, *out, *fc1, *fc2; /* [C], [H*D], [C], [F]; NULL: not wanted; accumulated */
+    int64_t tokens;
+};
+
+/* How a block runs: all borrowed. */
+struct sq_run {
+    const struct sq_ops *ops;
+    const float *cos, *sin; /* [T, D/2] */
+    struct sq_rowq act;     /* activation quantizer; bits >= 16: none */
+    int64_t tokens;         /* T */
+};
+
+/* y [batch*T, C] = layer(x); y == x allowed. t keeps what the backward needs (and serves as workspace: never NULL).
+ * stats may be NULL. */
+void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
+                      struct sq_trace *t, struct sq_input_stats *stats);
+/* dx = d/dx (overwritten; dx == dy allowed), db's arrays += gradients of every weight, bias, gain and router. x is what forward was given;
+ * t what it kept. dx may be NULL when it is not needed. */
+void sq_block_backward(float *dx, struct sq_block *db, const float *dy, const float *x, const struct sq_block *b,
+                       const struct sq_run *r, int64_t batch, struct sq_trace *t);
+
+SQ_END_DECLS
+#endif

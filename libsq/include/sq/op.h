@@ -1,0 +1,82 @@
+/* sq/op.h - the table of operations: filled with the reference, then overridden by a faster backend
+ *
+ * Shapes: T tokens, C channels, H heads, KV key/value heads, D head dim, F ffn, V vocab, R rows out,
+ * K columns in, G groups. All arrays f32 row-major unless said otherwise; nothing is allocated by an
+ * operation but per-thread workspace of fixed size inside the product layer. Results do not depend on the number
+ * of threads. Outputs may not alias inputs unless said. */
+#ifndef SQ_OP_H
+#define SQ_OP_H
+
+#include "sq/base.h"
+#include "sq/rowquant.h"
+
+SQ_BEGIN_DECLS
+
+enum sq_backend { SQ_BACKEND_AUTO, SQ_BACKEND_REF, SQ_BACKEND_CPU };
+enum sq_precision { SQ_BF16_PRODUCTS, SQ_F32_PRODUCTS };
+
+struct sq_ops {
+    const char *name;            /* "ref", "cpu" */
+    char isa[32];                /* instruction set and product library in force: "avx2 blis", recorded in provenance */
+    enum sq_precision precision; /* of products between weights and activations */
+
+    /* C[M,N] = A' B' (+ C if add), A' = A [M,K] or, with ta, A stored [K,M]; B' = B [K,N] or, with tb, B
+     * stored [N,K]. lda, ldb, ldc: elements between stored rows. Operands are rounded to bf16 first when
+     * round_bf16; products are summed in f32 (the reference: in double). Any size may be 0. */
+    void (*gemm)(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
+                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16);
+
+    /* y[t,:] = gain * x[t,:] / rms, rms = sqrt(mean x^2 + eps); rrms[t] = 1 / rms is kept for the gradient.
+     * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y == x allowed. */
+    void (*rmsnorm)(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
+                    int64_t rows, int64_t n);
+    /* dx (+)= , dgain[n] += ; dx == dy allowed when !add */
+    void (*rmsnorm_grad)(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy, const float *x,
+                         int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
+
+    /* In place on x [B*T, heads*D]; position of row i is i % T; channel c pairs with c + D/2.
+     * cos, sin [T, D/2]. inverse: the transposed rotation, which is the gradient. */
+    void (*rope)(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
+                 int64_t dim, bool inverse);
+
+    /* y = silu(gate) * up, and its gradient (dgate, dup overwritten; may alias gate, up) */
+    void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
+    void (*swiglu_grad)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n);
+
+    /* Causal attention of B samples of T tokens: q, out [B*T, H*D], k, v [B*T, KV*D]; query head h reads kv
+     * head h / (H/KV); scores scaled by D^-1/2. lse [B, H, T] = log-sum-exp of each row of scores, kept for the
+     * gradient, which recomputes the probabilities. No T x T array. */
+    void (*attention)(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
+                      int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
+    /* dq, dk, dv overwritten */
+    void (*attention_grad)(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                           const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
+                           int64_t heads, int64_t kv, int64_t dim);
+
+    /* y += x */
+    void (*add)(float *y, const float *x, int64_t n);
+    /* y[i,:] += bias, and dbias += column sums of dy */
+    void (*bias)(float *y, const float *bias, int64_t rows, int64_t n);
+    void (*bias_grad)(float *dbias, const float *dy, int64_t rows, int64_t n);
+
+    /* One AdamW step, weight decay 0, step counted from 1; m, v are the moments. beta 0.9, 0.999, eps 1e-8:
+     * x -= (m / (sqrt(v) / sqrt(1 - beta2^step) + eps)) * lr / (1 - beta1^step) */
+    void (*adamw)(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
+
+    /* Row-wise weight and token quantizers with their gradients: see rowquant.h. */
+    void (*rowquant)(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
+                     int64_t cols);
+    void (*rowquant_grad)(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
+                          const float *u, const float *l, int64_t rows, int64_t cols);
+
+    /* nll[i] = -log softmax(logits[i,:])[target[i]] in double; and per row KL(base || logits) and argmax agreement */
+    void (*nll)(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
+    void (*kl)(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
+};
+
+/* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is
+ * process-wide and constant. SQ_E_UNSUP when a named backend cannot run here. */
+int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision) SQ_MUSTUSE;
+
+SQ_END_DECLS
+#endif

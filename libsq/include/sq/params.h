@@ -1,0 +1,75 @@
+/* sq/params.h - learnable parameters of a layer (METHOD 3) and the fold that absorbs them (METHOD 7)
+ *
+ * One fold serves training, advancing and merging: fold = channel scaling, + B A / r, then rounding. */
+#ifndef SQ_PARAMS_H
+#define SQ_PARAMS_H
+
+#include "sq/block.h"
+#include "sq/scheme.h"
+
+SQ_BEGIN_DECLS
+
+enum sq_place { SQ_AT_QKV, SQ_AT_FC1, SQ_AT_OUT, SQ_AT_FC2, SQ_AT_QK, SQ_PLACES };
+enum sq_param_kind { SQ_P_ALPHA, SQ_P_LORA, SQ_P_CLIP, SQ_P_KINDS };
+
+/* One learnable array with its gradient and optimizer moments (grad, m, v NULL until sq_params_train). */
+struct sq_param {
+    char name[SQ_NAME_MAX]; /* as in sq/layer.h */
+    enum sq_param_kind kind;
+    int64_t n;
+    float *x, *grad, *m, *v;
+};
+
+/* All of a layer's; the pointers into param are NULL where a parameter does not exist. */
+struct sq_params {
+    struct sq_param *param;
+    int64_t nparam;
+    int64_t nlinear;
+    struct sq_param **a, **b, **u, **l; /* [nlinear]: lora_A [r,K], lora_B [R,r], u, l [R,G] */
+    struct sq_param *alpha[SQ_PLACES];
+    int64_t rank;
+};
+
+/* What to create: METHOD 3's starting values. A is keyed by (seed, layer, linear). */
+struct sq_params_spec {
+    bool lora, clip, scaling;
+    int64_t rank;
+    double clip_start; /* u, l start here (4 by default) */
+    int64_t seed;
+};
+
+int sq_params_new(struct sq_params *p, const struct sq_config *cfg, const struct sq_scheme *s,
+                  const struct sq_params_spec *spec, int64_t layer) SQ_MUSTUSE;
+/* From the learnable tensors of a layer, shapes checked; a layer without any gives an empty set. */
+int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struct sq_scheme *s,
+                   const struct sq_layer *l) SQ_MUSTUSE;
+/* Put them into the layer as tensors, replacing older ones. */
+int sq_params_store(struct sq_layer *l, const struct sq_params *p, const struct sq_config *cfg) SQ_MUSTUSE;
+void sq_params_release(struct sq_params *p);
+/* Allocate (first call) and zero gradients and moments: a fresh optimizer. */
+int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
+/* |alpha| >= 1e-2, sign kept, 0 counts as +: before every forward. */
+void sq_params_project(struct sq_params *p);
+/* Starting clip factors that minimise the rounding error of each row or group, weighted by the input channel's mean
+ * square (stats) or unweighted (NULL): --init act, mse. u, l must exist. Writes u = logit(factor). */
+int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w, const struct sq_scheme *s,
+                     const struct sq_input_stats *stats) SQ_MUSTUSE;
+
+/* flat: the float layer with everything absorbed (METHOD 7). p may be empty: a copy. */
+void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p, const struct sq_ops *ops);
+/* rounded: flat with every linear weight on its grid at the scheme's rate; rounded == flat allowed. */
+void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const struct sq_params *p,
+                   const struct sq_scheme *s, const struct sq_ops *ops);
+/* Gradients of all parameters (overwritten) from db, the gradient of the rounded block; db is used up as workspace.
+ * w original, flat as made by sq_fold_flat. */
+void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w, const struct sq_block *flat,
+                  const struct sq_scheme *s, const struct sq_ops *ops);
+
+/* Merge: a float or learning layer becomes a merged one: codes, scales (rounded to scale_type SQ_F16 or SQ_F32
+ * before the codes), zeros; gains and biases f32. Linears of a W16 scheme stay f32 weights. Nothing but the
+ * scheme is needed downstream. SQ_E_VALUE on NaN/Inf. */
+int sq_layer_merge(struct sq_layer *l, const struct sq_config *cfg, enum sq_dtype scale_type,
+                   const struct sq_ops *ops) SQ_MUSTUSE;
+
+SQ_END_DECLS
+#endif

@@ -1,0 +1,57 @@
+/* sq/tensor.h - dtypes and named arrays in memory */
+#ifndef SQ_TENSOR_H
+#define SQ_TENSOR_H
+
+#include "sq/base.h"
+
+SQ_BEGIN_DECLS
+
+enum sq_dtype { SQ_F32, SQ_F16, SQ_BF16, SQ_F64, SQ_U8, SQ_I8, SQ_I32, SQ_I64, SQ_DTYPES };
+
+size_t sq_dtype_size(enum sq_dtype t);
+const char *sq_dtype_name(enum sq_dtype t);                              /* "f32", "bf16", ... */
+int sq_dtype_parse(enum sq_dtype *out, const char *name) SQ_MUSTUSE;     /* SQ_E_UNSUP names it */
+
+enum { SQ_MAX_DIMS = 4, SQ_NAME_MAX = 192 };
+
+/* A row-major array. Views (owned == NULL) borrow their data from a mapping or another tensor and
+ * must not outlive it; sq_tensor_release() frees only what is owned. */
+struct sq_tensor {
+    char name[SQ_NAME_MAX];
+    enum sq_dtype dtype;
+    int ndim;
+    int64_t dim[SQ_MAX_DIMS];
+    const void *data;
+    void *owned; /* == data, or NULL for a view */
+};
+
+#define SQ_TENSOR_INIT {.name = "", .dtype = SQ_F32, .ndim = 0, .data = NULL, .owned = NULL}
+
+int64_t sq_tensor_count(const struct sq_tensor *t); /* number of elements */
+size_t sq_tensor_bytes(const struct sq_tensor *t);
+/* Rows and columns of a 1- or 2-d tensor; a vector is one row. */
+int64_t sq_tensor_rows(const struct sq_tensor *t);
+int64_t sq_tensor_cols(const struct sq_tensor *t);
+/* Set name, dtype and shape and allocate owned, zeroed data. Frees what t owned before. A count or
+ * size that overflows, a negative dimension, ndim > SQ_MAX_DIMS or an over-long name: SQ_E_FORMAT. */
+int sq_tensor_new(struct sq_tensor *t, const char *name, enum sq_dtype dtype, int ndim,
+                  const int64_t *dim) SQ_MUSTUSE;
+/* The same checks without data: a view is completed by setting t->data. */
+int sq_tensor_shape(struct sq_tensor *t, const char *name, enum sq_dtype dtype, int ndim,
+                    const int64_t *dim) SQ_MUSTUSE;
+void sq_tensor_release(struct sq_tensor *t);
+/* dst takes over src; src becomes empty. */
+void sq_tensor_move(struct sq_tensor *dst, struct sq_tensor *src);
+/* An owned copy of src. */
+int sq_tensor_copy(struct sq_tensor *dst, const struct sq_tensor *src) SQ_MUSTUSE;
+/* out[count] = t as float32; t must be f32, f16, bf16 or f64. A NaN or Inf is SQ_E_VALUE and names the element. */
+int sq_tensor_to_f32(float *out, const struct sq_tensor *t) SQ_MUSTUSE;
+
+/* Exact conversions, round to nearest even where bits are lost. */
+float sq_f16_to_f32(uint16_t h);
+uint16_t sq_f32_to_f16(float f);
+float sq_bf16_to_f32(uint16_t h);
+uint16_t sq_f32_to_bf16(float f);
+
+SQ_END_DECLS
+#endif
