@@ -52,12 +52,16 @@ struct sq_app {
     int narg;               /* operands left after the options */
     char **arg;
     json_t *given;          /* the options given, as a JSON array of strings: goes into provenance */
+    double started;         /* sq_now() at start */
+    double shown;           /* when the last progress line was written, 0 before the first */
+    void *metrics_file;     /* FILE *, open while the program runs */
 };
 
 /* Parse argv against the table. synopsis and about are one line each ("DIR | FILE.gguf",
  * "read a checkpoint, write a model stream"). --help, --version and usage errors (status 2) exit here; 
  * nothing else in libsq exits. max_arg limits the operands. Opens fds 0-2 when closed, resets SIGPIPE, sets the C
- * locale, line-buffers stderr, applies --threads, starts the log. `--man` prints the man page's OPTIONS in mdoc. */
+ * locale, line-buffers stderr, applies --threads, starts the log. `--man` prints the
+ * man page's SYNOPSIS and OPTIONS in mdoc. */
 void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, const char *about,
                  const struct sq_opt *opts, int max_arg, int argc, char **argv);
 /* Write the text of a failed rc to stderr, release app, return the exit status for main. */
