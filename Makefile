@@ -75,8 +75,68 @@ $(B)/tests/%: $(B)/tests/%.o $(LIB)
 
 tests: $(UNIT) $(HELPERS)
 
+# ---- checks ----
+check: all tests
+	$(Q)sh mk/order.sh
+	$(Q)tests/run.sh $(B)
+
+# Needs minutes to hours, Python peers and ../shared: tests/long/README.md says what and how.
+check-long: all tests
+	$(Q)tests/long/run.sh $(B)
+
+hdr-check: $(B)/config.mk
+	$(Q)for h in libsq/include/sq/*.h; do \
+	  n=sq/$$(basename $$h); \
+	  echo "#include \"$$n\"" | $(CC) -std=c17 -D_GNU_SOURCE -Wall -Wextra -Werror -Ilibsq/include -fsyntax-only -x c - || exit 1; \
+	  echo "#include \"$$n\"" | $(CC) -Wall -Wextra -Werror -Ilibsq/include -fsyntax-only -x c++ - || exit 1; \
+	done; echo "headers stand alone"
+
+# ---- fuzzing: make fuzz CC=clang runs each target for FUZZ_SECONDS; fuzz-replay is the corpus with any compiler ----
+FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_*.c)))
+FUZZ_SECONDS ?= 600
+fuzz-replay: $(FUZZ)
+
+$(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  LD   $@")
+	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
+
+fuzz:
+	$(Q)$(MAKE) CC=clang SAN=fuzzer-no-link,address,undefined fuzz-run
+
+fuzz-run: $(patsubst %,%.libfuzzer,$(FUZZ))
+	$(Q)for t in $^; do n=$$(basename $$t .libfuzzer); mkdir -p $(BUILD)/corpus/$$n; \
+	  echo "== $$n"; $$t -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -print_final_stats=1 $(BUILD)/corpus/$$n tests/fuzz/corpus/$$n 2>&1 | tail -12 || exit 1; done
+
+$(B)/fuzz/%.libfuzzer: $(B)/tests/fuzz/%.o $(LIB)
+	@mkdir -p $(@D)
+	$(Q)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LIBS) -o $@
+
+# ---- man pages: the hand-written part is man/<prog>.1.in, synopsis and options come from the program ----
+MAN := $(patsubst man/%.1.in,$(B)/man/%.1,$(sort $(wildcard man/*.1.in))) $(patsubst man/%,$(B)/man/%,$(wildcard man/*.7))
+man: $(MAN)
+
+$(B)/man/%.1: man/%.1.in $(B)/bin/%
+	@mkdir -p $(@D)
+	$(Q)$(B)/bin/$* --man >$@.options
+	$(Q)sed -e '/^@OPTIONS@$$/{' -e 'r $@.options' -e d -e '}' $< >$@ && rm $@.options
+
+$(B)/man/%.7: man/%.7
+	@mkdir -p $(@D)
+	$(Q)cp $< $@
+
+install: all man
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man7 \
+	  $(DESTDIR)$(PREFIX)/share/sq/pipelines $(DESTDIR)$(PREFIX)/include/sq $(DESTDIR)$(PREFIX)/lib
+	install -m 755 $(PROGS) $(DESTDIR)$(PREFIX)/bin
+	install -m 644 libsq/include/sq/*.h $(DESTDIR)$(PREFIX)/include/sq
+	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib
+	install -m 755 pipelines/*.sh $(DESTDIR)$(PREFIX)/share/sq/pipelines
+	$(if $(filter %.1,$(MAN)),install -m 644 $(filter %.1,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man1)
+	$(if $(filter %.7,$(MAN)),install -m 644 $(filter %.7,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man7)
+
 clean:
 	rm -rf $(BUILD)
 
 -include $(OBJ:.o=.d) $(wildcard $(B)/bin/*.d $(B)/tests/*/*.d $(B)/examples/*.d)
-.PHONY: all tests clean
+.PHONY: all tests check check-long hdr-check fuzz fuzz-run fuzz-replay man install clean
