@@ -5,7 +5,7 @@
  * "<linear>.u" and ".l" [R,G], "alpha.qkv" [C], "alpha.fc1" [C], "alpha.out" [KV*D], "alpha.fc2" [F],
  * "alpha.qk" [KV,D/2] ([D/2] with q/k norm), all f32. A merged layer has, in place of each "<linear>.weight",
  * "<linear>.codes" u8 [R,K] (symmetric: + 2^(b-1)), "<linear>.scales" f16 or f32 [R,G] and
- * "<linear>.zeros" u8 [R,G]; gains and biases are f32. */
+ * "<linear>.zeros" u8 [R,G] (symmetric: 2^(b-1)), weight = scale (code - zero); gains and biases are f32. */
 #ifndef SQ_LAYER_H
 #define SQ_LAYER_H
 

@@ -40,7 +40,8 @@ void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq
 /* Codes on a given grid: clamp(round(z / s) + zp), stored u8; symmetric codes are stored + 2^(bits-1). */
 void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero, const struct sq_rowq *p,
                        int64_t rows, int64_t cols);
-/* y = (q - zp) * s, the one dequantisation function of evaluation and packing; zero u8 [rows, G] */
+/* y = (q - zp) * s, the one dequantisation function of evaluation and packing; zero u8 [rows, G] as stored: 2^(bits-1)
+ * when symmetric, so that the formula is the same for both. */
 void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const uint8_t *zero, const struct sq_rowq *p,
                          int64_t rows, int64_t cols);
 
