@@ -59,6 +59,8 @@ bool sq_linear_has_bias(const struct sq_config *cfg, int64_t linear);
 const char *sq_gain_name(enum sq_gain_id gain);
 int64_t sq_gain_size(const struct sq_config *cfg, enum sq_gain_id gain); /* 0: this model has none */
 
+/* inv [D/2]: radians per position of each pair of channels, float32. */
+void sq_rope_freqs(float *inv, const struct sq_config *cfg);
 /* cos, sin [T, D/2] f32 of positions 0..T-1: frequencies and angles in float32, as transformers computes them. */
 void sq_rope_table(float *cos, float *sin, const struct sq_config *cfg, int64_t tokens);
 
