@@ -1,0 +1,181 @@
+#include "sq/block.h"
+
+#include <string.h>
+
+#include "trace.h"
+
+/* Arrays start on cache lines; the gap is zero and belongs to nobody. */
+enum { LINE = 16 };
+
+static int64_t padded(int64_t n)
+{
+    return (n + LINE - 1) / LINE * LINE;
+}
+
+/* Walk over all arrays of a block in their order: with base NULL only count, else set the pointers. */
+static int64_t carve(struct sq_block *b, float *base)
+{
+    const struct sq_config *cfg = b->cfg;
+    int64_t at = 0;
+    for (int64_t i = 0; i < b->nlinear; i++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, cfg, i);
+        if (base)
+            b->w[i] = base + at;
+        at += padded(rows * cols);
+        if (!sq_linear_has_bias(cfg, i))
+            continue;
+        if (base)
+            b->bias[i] = base + at;
+        at += padded(rows);
+    }
+    for (int g = 0; g < SQ_GAINS; g++) {
+        const int64_t n = sq_gain_size(cfg, (enum sq_gain_id)g);
+        if (base)
+            b->gain[g] = n ? base + at : NULL;
+        at += padded(n);
+    }
+    if (cfg->experts > 0) {
+        if (base)
+            b->router = base + at;
+        at += padded(cfg->experts * cfg->hidden);
+    }
+    return at;
+}
+
+int sq_block_new(struct sq_block *b, const struct sq_config *cfg)
+{
+    int rc;
+    *b = (struct sq_block){.cfg = cfg, .nlinear = sq_config_linears(cfg)};
+    if (cfg->experts > 0)
+        return sq_fail(SQ_E_UNSUP, "layers with experts (%s) are not supported", cfg->model_type);
+    b->count = carve(b, NULL);
+    SQ_TRY(sq_alloc(&b->w, b->nlinear));
+    SQ_TRY(sq_alloc(&b->bias, b->nlinear));
+    SQ_TRY(sq_alloc(&b->all, b->count));
+    carve(b, b->all);
+    return 0;
+out:
+    sq_block_release(b);
+    return rc;
+}
+
+void sq_block_release(struct sq_block *b)
+{
+    sq_free(b->all);
+    sq_free(b->bias);
+    sq_free(b->w);
+    *b = (struct sq_block){0};
+}
+
+/* ---- trace ---------------------------------------------------------------------------------- */
+
+/* As carve(): counts with base NULL. */
+static int64_t lay_out(struct sq_trace *t, float *base)
+{
+    const struct sq_config *cfg = t->cfg;
+    const int64_t n = t->rows, q = cfg->heads * cfg->head_dim, kv = cfg->kv_heads * cfg->head_dim;
+    const int64_t wide = SQ_MAX(SQ_MAX(cfg->hidden, q), cfg->ffn);
+    const int64_t norm = cfg->qk_norm ? n : 0;
+    const struct {
+        float **at;
+        int64_t count;
+    } part[] = {
+        {&t->qraw, norm * q},        {&t->kraw, norm * kv},          {&t->q, n * q},
+        {&t->k, n * kv},             {&t->v, n * kv},                {&t->out, n * q},
+        {&t->lse, n * cfg->heads},   {&t->mid, n * cfg->hidden},     {&t->gate, n * cfg->ffn},
+        {&t->up, n * cfg->ffn},      {&t->rrms1, n},                 {&t->rrms2, n},
+        {&t->rrmsq, norm * cfg->heads}, {&t->rrmsk, norm * cfg->kv_heads}, {&t->z, n * wide},
+        {&t->zq, n * wide},          {&t->qq, n * q},                {&t->kq, n * kv},
+        {&t->vq, n * kv},            {&t->dq, n * q},                {&t->dk, n * kv},
+        {&t->dv, n * kv},            {&t->dmid, n * cfg->hidden},
+    };
+    int64_t at = 0;
+    for (int64_t i = 0; i < SQ_COUNT(part); i++) {
+        if (base)
+            *part[i].at = part[i].count ? base + at : NULL;
+        at += padded(part[i].count);
+    }
+    return at;
+}
+
+int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens)
+{
+    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
+    return lay_out(&t, NULL) * (int64_t)sizeof(float);
+}
+
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens)
+{
+    struct sq_trace *t = NULL;
+    int rc;
+    *out = NULL;
+    SQ_TRY(sq_alloc(&t, 1));
+    t->cfg = cfg;
+    t->rows = batch * tokens;
+    SQ_TRY(sq_alloc(&t->all, lay_out(t, NULL)));
+    lay_out(t, t->all);
+    *out = t;
+    return 0;
+out:
+    sq_trace_free(&t);
+    return rc;
+}
+
+void sq_trace_free(struct sq_trace **t)
+{
+    if (!*t)
+        return;
+    sq_free((*t)->all);
+    sq_free(*t);
+    *t = NULL;
+}
+
+/* ---- linears -------------------------------------------------------------------------------- */
+
+static bool rounds_products(const struct sq_run *r)
+{
+    return r->ops->precision == SQ_BF16_PRODUCTS;
+}
+
+void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t linear,
+                       int64_t n, bool add)
+{
+    int64_t rows, cols;
+    sq_linear_shape(&rows, &cols, b->cfg, linear);
+    r->ops->gemm(y, rows, x, cols, false, b->w[linear], cols, true, n, rows, cols, add, rounds_products(r));
+    if (b->bias[linear])
+        r->ops->bias(y, b->bias[linear], n, rows);
+}
+
+void sq_linear_grad_w(struct sq_block *db, const float *dy, const float *x, const struct sq_run *r, int64_t linear,
+                      int64_t n)
+{
+    int64_t rows, cols;
+    sq_linear_shape(&rows, &cols, db->cfg, linear);
+    r->ops->gemm(db->w[linear], cols, dy, rows, true, x, cols, false, rows, cols, n, true, rounds_products(r));
+    if (db->bias[linear])
+        r->ops->bias_grad(db->bias[linear], dy, n, rows);
+}
+
+void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
+                      int64_t n, bool add)
+{
+    int64_t rows, cols;
+    sq_linear_shape(&rows, &cols, b->cfg, linear);
+    r->ops->gemm(dx, cols, dy, rows, false, b->w[linear], cols, false, n, cols, rows, add, rounds_products(r));
+}
+
+void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols)
+{
+    if (!sum)
+        return;
+    /* threads share the columns, so that every sum has one order */
+#pragma omp parallel for schedule(static)
+    for (int64_t c0 = 0; c0 < cols; c0 += LINE) {
+        const int64_t c1 = SQ_MIN(c0 + LINE, cols);
+        for (int64_t i = 0; i < rows; i++)
+            for (int64_t c = c0; c < c1; c++)
+                sum[c] += (double)x[i * cols + c] * (double)x[i * cols + c];
+    }
+}

@@ -1,0 +1,46 @@
+/* libsq/model/trace.h - what a block's forward keeps for its backward, private to libsq/model/block*.c
+ *
+ * Kept are the outputs of products (and the attention's), in f32. Whatever lies between two products (norms,
+ * rounded activations, the gated product) is computed again from them by the backward: one pass over memory
+ * each, by the same operations, so the same bits.
+ *
+ * Shapes: N = batch * T rows. */
+#ifndef SQ_MODEL_TRACE_H
+#define SQ_MODEL_TRACE_H
+
+#include "sq/block.h"
+
+struct sq_trace {
+    const struct sq_config *cfg;
+    int64_t rows; /* N it was allocated for */
+    /* kept */
+    float *qraw, *kraw;                    /* [N,H*D], [N,KV*D] before q/k norm; NULL without it */
+    float *q, *k, *v;                      /* after RoPE, before rounding */
+    float *out, *lse;                      /* attention [N,H*D], [B,H,T] */
+    float *mid;                            /* [N,C] after the attention residual */
+    float *gate, *up;                      /* [N,F]; the backward leaves their gradients in them */
+    float *rrms1, *rrms2, *rrmsq, *rrmsk;  /* [N], [N], [N*H], [N*KV] */
+    /* workspace */
+    float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form */
+    float *qq, *kq, *vq;                   /* rounded q, k, v */
+    float *dq, *dk, *dv, *dmid;            /* gradients; dmid [N,C] where the caller wants no dx */
+    float *all;
+};
+
+static inline bool sq_rounds(const struct sq_run *r)
+{
+    return r->act.bits < 16;
+}
+
+/* y [n,R] = x [n,K] W' + bias (+ y if add) for a linear of the block */
+void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t linear,
+                       int64_t n, bool add);
+/* dW += dy' x, dbias += column sums of dy, dx = dy W (+ dx if add). x is what forward multiplied. */
+void sq_linear_grad_w(struct sq_block *db, const float *dy, const float *x, const struct sq_run *r, int64_t linear,
+                      int64_t n);
+void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
+                      int64_t n, bool add);
+/* sum[c] += sum over rows of x[:,c]^2; sum may be NULL */
+void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols);
+
+#endif
