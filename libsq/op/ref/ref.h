@@ -1,0 +1,32 @@
+/* The reference operations of sq/op.h: plain loops, sums in double, one thread. Private to op and its tests.
+ *
+ * tests/ops/test_grad.c compiles these sources a second time with `float` defined as `double`, to compare gradients
+ * with central differences: so no literal or call here may depend on the width of float. */
+#ifndef SQ_OP_REF_H
+#define SQ_OP_REF_H
+
+#include "sq/base.h"
+
+void sq_gemm_ref(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
+                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16);
+void sq_rmsnorm_ref(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
+                    int64_t rows, int64_t n);
+void sq_rmsnorm_grad_ref(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy,
+                         const float *x, int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
+void sq_rope_ref(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
+                 int64_t dim, bool inverse);
+void sq_swiglu_ref(float *y, const float *gate, const float *up, int64_t n);
+void sq_swiglu_grad_ref(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n);
+void sq_attention_ref(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
+                      int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
+void sq_attention_grad_ref(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                           const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
+                           int64_t heads, int64_t kv, int64_t dim);
+void sq_add_ref(float *y, const float *x, int64_t n);
+void sq_bias_ref(float *y, const float *bias, int64_t rows, int64_t n);
+void sq_bias_grad_ref(float *dbias, const float *dy, int64_t rows, int64_t n);
+void sq_adamw_ref(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
+void sq_nll_ref(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
+void sq_kl_ref(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
+
+#endif
