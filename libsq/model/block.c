@@ -1,7 +1,5 @@
 #include "sq/block.h"
 
-#include <string.h>
-
 #include "trace.h"
 
 /* Arrays start on cache lines; the gap is zero and belongs to nobody. */
@@ -47,8 +45,6 @@ int sq_block_new(struct sq_block *b, const struct sq_config *cfg)
 {
     int rc;
     *b = (struct sq_block){.cfg = cfg, .nlinear = sq_config_linears(cfg)};
-    if (cfg->experts > 0)
-        return sq_fail(SQ_E_UNSUP, "layers with experts (%s) are not supported", cfg->model_type);
     b->count = carve(b, NULL);
     SQ_TRY(sq_alloc(&b->w, b->nlinear));
     SQ_TRY(sq_alloc(&b->bias, b->nlinear));
@@ -70,28 +66,14 @@ void sq_block_release(struct sq_block *b)
 
 /* ---- trace ---------------------------------------------------------------------------------- */
 
-/* As carve(): counts with base NULL. */
-static int64_t lay_out(struct sq_trace *t, float *base)
+struct part {
+    float **at;
+    int64_t count;
+};
+
+static int64_t place(float *base, int64_t at, const struct part *part, int64_t n)
 {
-    const struct sq_config *cfg = t->cfg;
-    const int64_t n = t->rows, q = cfg->heads * cfg->head_dim, kv = cfg->kv_heads * cfg->head_dim;
-    const int64_t wide = SQ_MAX(SQ_MAX(cfg->hidden, q), cfg->ffn);
-    const int64_t norm = cfg->qk_norm ? n : 0;
-    const struct {
-        float **at;
-        int64_t count;
-    } part[] = {
-        {&t->qraw, norm * q},        {&t->kraw, norm * kv},          {&t->q, n * q},
-        {&t->k, n * kv},             {&t->v, n * kv},                {&t->out, n * q},
-        {&t->lse, n * cfg->heads},   {&t->mid, n * cfg->hidden},     {&t->gate, n * cfg->ffn},
-        {&t->up, n * cfg->ffn},      {&t->rrms1, n},                 {&t->rrms2, n},
-        {&t->rrmsq, norm * cfg->heads}, {&t->rrmsk, norm * cfg->kv_heads}, {&t->z, n * wide},
-        {&t->zq, n * wide},          {&t->qq, n * q},                {&t->kq, n * kv},
-        {&t->vq, n * kv},            {&t->dq, n * q},                {&t->dk, n * kv},
-        {&t->dv, n * kv},            {&t->dmid, n * cfg->hidden},
-    };
-    int64_t at = 0;
-    for (int64_t i = 0; i < SQ_COUNT(part); i++) {
+    for (int64_t i = 0; i < n; i++) {
         if (base)
             *part[i].at = part[i].count ? base + at : NULL;
         at += padded(part[i].count);
@@ -99,10 +81,34 @@ static int64_t lay_out(struct sq_trace *t, float *base)
     return at;
 }
 
+/* As carve(): counts with base NULL. */
+static int64_t lay_out(struct sq_trace *t, float *base)
+{
+    const struct sq_config *cfg = t->cfg;
+    const bool moe = cfg->experts > 0;
+    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
+    const int64_t norm = cfg->qk_norm ? n : 0, slots = moe ? n * cfg->top : 0, wide = SQ_MAX(C, H * D);
+    const int64_t z = n * (moe ? wide : SQ_MAX(wide, F));
+    const struct part part[] = {
+        {&t->qraw, norm * H * D}, {&t->kraw, norm * KV * D}, {&t->q, n * H * D},
+        {&t->k, n * KV * D},      {&t->v, n * KV * D},       {&t->out, n * H * D},
+        {&t->lse, n * H},         {&t->mid, n * C},          {&t->gate, (moe ? slots : n) * F},
+        {&t->rrms1, n},           {&t->rrms2, n},            {&t->up, (moe ? slots : n) * F},
+        {&t->rrmsq, norm * H},    {&t->rrmsk, norm * KV},    {&t->prob, moe ? n * cfg->experts : 0},
+        {&t->share, slots},       {&t->in, slots * C},       {&t->mul, slots * F},
+        {&t->dmul, slots * F},    {&t->z, z},                {&t->zq, z},
+        {&t->qq, n * H * D},      {&t->kq, n * KV * D},      {&t->vq, n * KV * D},
+        {&t->dq, n * H * D},      {&t->dk, n * KV * D},      {&t->dv, n * KV * D},
+        {&t->dmid, n * C},        {&t->dlogit, moe ? n * cfg->experts : 0},
+    };
+    return place(base, 0, part, SQ_COUNT(part));
+}
+
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens)
 {
     struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
-    return lay_out(&t, NULL) * (int64_t)sizeof(float);
+    const int64_t routing = cfg->experts > 0 ? t.rows * cfg->top * 28 + (cfg->experts + 1) * 8 : 0;
+    return lay_out(&t, NULL) * (int64_t)sizeof(float) + routing;
 }
 
 int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens)
@@ -115,6 +121,13 @@ int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t bat
     t->rows = batch * tokens;
     SQ_TRY(sq_alloc(&t->all, lay_out(t, NULL)));
     lay_out(t, t->all);
+    if (cfg->experts > 0) {
+        SQ_TRY(sq_alloc(&t->chosen, t->rows * cfg->top));
+        SQ_TRY(sq_alloc(&t->slot, t->rows * cfg->top));
+        SQ_TRY(sq_alloc(&t->token, t->rows * cfg->top));
+        SQ_TRY(sq_alloc(&t->begin, cfg->experts + 1));
+        SQ_TRY(sq_alloc(&t->dshare, t->rows * cfg->top));
+    }
     *out = t;
     return 0;
 out:
@@ -126,6 +139,11 @@ void sq_trace_free(struct sq_trace **t)
 {
     if (!*t)
         return;
+    sq_free((*t)->dshare);
+    sq_free((*t)->begin);
+    sq_free((*t)->token);
+    sq_free((*t)->slot);
+    sq_free((*t)->chosen);
     sq_free((*t)->all);
     sq_free(*t);
     *t = NULL;

@@ -85,7 +85,10 @@ void sq_block_backward(float *dx, struct sq_block *db, const float *dy, const fl
     SQ_ASSERT(n <= t->rows);
     if (dmid != dy)
         memcpy(dmid, dy, (size_t)(n * C) * sizeof(float));
-    mlp_grad(dmid, db, b, r, n, t);
+    if (b->cfg->experts > 0)
+        sq_moe_backward(dmid, db, b, r, n, t);
+    else
+        mlp_grad(dmid, db, b, r, n, t);
     attend_grad(dmid, db, b, r, batch, t);
 
     ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);

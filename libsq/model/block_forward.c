@@ -79,7 +79,10 @@ void sq_block_forward(float *y, const float *x, const struct sq_block *b, const 
         sq_stats_add(stats->out, o, n, Q);
     memcpy(t->mid, x, (size_t)(n * C) * sizeof(float));
     sq_linear_forward(t->mid, o, b, r, SQ_O, n, true);
-    mlp(y, b, r, n, t, stats);
+    if (cfg->experts > 0)
+        sq_moe_forward(y, b, r, n, t, stats);
+    else
+        mlp(y, b, r, n, t, stats);
     if (stats)
         stats->tokens += n;
 }

@@ -4,7 +4,8 @@
  * rounded activations, the gated product) is computed again from them by the backward: one pass over memory
  * each, by the same operations, so the same bits.
  *
- * Shapes: N = batch * T rows. */
+ * Shapes: N = batch * T rows; S = N * top slots of a layer with experts, one for each token that an expert gets. Slots
+ * are sorted by expert, then by token. A dense layer has S = N and no routing. */
 #ifndef SQ_MODEL_TRACE_H
 #define SQ_MODEL_TRACE_H
 
@@ -18,10 +19,17 @@ struct sq_trace {
     float *q, *k, *v;                      /* after RoPE, before rounding */
     float *out, *lse;                      /* attention [N,H*D], [B,H,T] */
     float *mid;                            /* [N,C] after the attention residual */
-    float *gate, *up;                      /* [N,F]; the backward leaves their gradients in them */
+    float *gate, *up;                      /* [S,F]; the backward leaves their gradients in them */
     float *rrms1, *rrms2, *rrmsq, *rrmsk;  /* [N], [N], [N*H], [N*KV] */
+    float *prob, *share;                   /* router's softmax [N,E]; weight of each slot [S] */
+    int32_t *chosen;                       /* [N,top] experts of a token, ascending */
+    int64_t *slot;                         /* [N,top] their slots */
+    int64_t *token;                        /* [S] the token of a slot */
+    int64_t *begin;                        /* [E+1] first slot of each expert */
     /* workspace */
     float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form */
+    float *in, *mul, *dmul, *dlogit;       /* experts: [S,C], [S,F], [S,F], [N,E] */
+    double *dshare;                        /* [S] */
     float *qq, *kq, *vq;                   /* rounded q, k, v */
     float *dq, *dk, *dv, *dmid;            /* gradients; dmid [N,C] where the caller wants no dx */
     float *all;
@@ -42,5 +50,11 @@ void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, cons
                       int64_t n, bool add);
 /* sum[c] += sum over rows of x[:,c]^2; sum may be NULL */
 void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols);
+
+/* The MLPs of a layer with experts: y = mid + sum of share * expert; dmid += the gradient at mid. */
+void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, int64_t n, struct sq_trace *t,
+                    struct sq_input_stats *stats);
+void sq_moe_backward(float *dmid, struct sq_block *db, const struct sq_block *b, const struct sq_run *r, int64_t n,
+                     struct sq_trace *t);
 
 #endif

@@ -35,7 +35,7 @@ int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t token
 
 /* Sums of squares of the inputs of the linears, per input channel, and their count of tokens (for --init act). */
 struct sq_input_stats {
-    double *qkv, *out, *fc1, *fc2; /* [C], [H*D], [C], [F]; NULL: not wanted; accumulated */
+    double *qkv, *out, *fc1, *fc2; /* [C], [H*D], [C], [F] ([E,F] with experts); NULL: not wanted; accumulated */
     int64_t tokens;
 };
 
@@ -52,7 +52,7 @@ struct sq_run {
 void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
                       struct sq_trace *t, struct sq_input_stats *stats);
 /* dx = d/dx (overwritten; dx == dy allowed), db's arrays += gradients of every weight, bias, gain and router. x is what forward was given;
- * t what it kept. dx may be NULL when it is not needed. */
+ * t what it kept, which it uses up: one backward a forward. dx may be NULL when it is not needed. */
 void sq_block_backward(float *dx, struct sq_block *db, const float *dy, const float *x, const struct sq_block *b,
                        const struct sq_run *r, int64_t batch, struct sq_trace *t);
 
