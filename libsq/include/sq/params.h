@@ -16,7 +16,8 @@ enum sq_param_kind { SQ_P_ALPHA, SQ_P_LORA, SQ_P_CLIP, SQ_P_KINDS };
 struct sq_param {
     char name[SQ_NAME_MAX]; /* as in sq/layer.h */
     enum sq_param_kind kind;
-    int64_t n;
+    int ndim;
+    int64_t dim[2], n;
     float *x, *grad, *m, *v;
 };
 
@@ -28,6 +29,10 @@ struct sq_params {
     struct sq_param **a, **b, **u, **l; /* [nlinear]: lora_A [r,K], lora_B [R,r], u, l [R,G] */
     struct sq_param *alpha[SQ_PLACES];
     int64_t rank;
+    /* private: the allocations behind the arrays, and workspace of the fold */
+    float *values, *moments, *scales, *partial;
+    double *sums;
+    int64_t rows_max, cols_max;
 };
 
 /* What to create: METHOD 3's starting values. A is keyed by (seed, layer, linear). */
@@ -55,13 +60,15 @@ void sq_params_project(struct sq_params *p);
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w, const struct sq_scheme *s,
                      const struct sq_input_stats *stats) SQ_MUSTUSE;
 
-/* flat: the float layer with everything absorbed (METHOD 7). p may be empty: a copy. */
+/* flat: the float layer with everything absorbed (METHOD 7). p may be empty: a copy. flat == w allowed. One fold per
+ * params at a time: they hold its workspace. */
 void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p, const struct sq_ops *ops);
 /* rounded: flat with every linear weight on its grid at the scheme's rate; rounded == flat allowed. */
 void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const struct sq_params *p,
                    const struct sq_scheme *s, const struct sq_ops *ops);
 /* Gradients of all parameters (overwritten) from db, the gradient of the rounded block; db is used up as workspace.
- * w original, flat as made by sq_fold_flat. */
+ * w original, flat as made by sq_fold_flat, p after sq_params_train. Sums run in an order that does not depend on the
+ * number of threads. */
 void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w, const struct sq_block *flat,
                   const struct sq_scheme *s, const struct sq_ops *ops);
 

@@ -18,8 +18,11 @@ struct sq_scheme {
 
 /* W<bits>A<bits>[g<group>][s]; SQ_E_ARG says what is allowed (W1 asymmetric only, A1 refused). rate is 1. */
 int sq_scheme_parse(struct sq_scheme *s, const char *name) SQ_MUSTUSE;
+/* W<bits>[g<group>] for a tensor outside of the layers (--embed W8g32): symmetric, abits 16. */
+int sq_scheme_parse_tensor(struct sq_scheme *s, const char *name) SQ_MUSTUSE;
 enum { SQ_SCHEME_NAME = 32 };
 const char *sq_scheme_name(char buf[SQ_SCHEME_NAME], const struct sq_scheme *s);
+/* {"wbits", "abits", "group", "symmetric", "rate"}; *out is a new reference */
 int sq_scheme_to_json(json_t **out, const struct sq_scheme *s) SQ_MUSTUSE;
 int sq_scheme_from_json(struct sq_scheme *s, const json_t *obj) SQ_MUSTUSE;
 /* the row quantizers of weights (zero on) and of activations (asymmetric, no groups, zero off) */

@@ -1,0 +1,434 @@
+#include "sq/params.h"
+
+#include <string.h>
+
+#include "private.h"
+
+/* A linear becomes W~ = W * cols * rows + B A / r, in the order of operations of METHOD 3 (columns, then rows, then LoRA on
+ * top), every step one pass over rows that stay in the first cache level.
+ *
+ * Backward: dW~ comes from the row quantizer a few rows at a time and is used while it is hot: dB and the row sums are
+ * dot products, dA and the column sums go into partial sums of a block of rows. The blocks depend on the shape
+ * only and are added in order, in double, so that the result does not depend on the number of threads. */
+
+enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, CHUNK = 512 };
+
+typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
+
+/* The scale vectors of a linear: NULL where there is none. */
+struct sides {
+    const float *cols, *rows;
+};
+
+struct linear {
+    int64_t rank, rows, cols;
+    const float *a, *b; /* NULL without LoRA */
+};
+
+static const float *values(const struct sq_param *p)
+{
+    return p ? p->x : NULL;
+}
+
+static const float *at(const struct sq_params *p, enum sq_place place)
+{
+    return values(p->alpha[place]);
+}
+
+/* q, k, v, o, gate, up or down, whatever the expert */
+static int64_t kind_of(int64_t linear)
+{
+    return linear < SQ_GATE ? linear : SQ_GATE + (linear - SQ_GATE) % 3;
+}
+
+/* kv channel that column i of o (row i of a query head) belongs to */
+static int64_t kv_channel(const struct sq_config *c, int64_t i)
+{
+    return i / c->head_dim / (c->heads / c->kv_heads) * c->head_dim + i % c->head_dim;
+}
+
+/* index into alpha.qk of a kv channel: one value per RoPE pair */
+static int64_t pair_of(const struct sq_config *c, int64_t channel)
+{
+    const int64_t half = c->head_dim / 2;
+    return channel / c->head_dim * half + channel % half;
+}
+
+static struct linear linear_of(const struct sq_params *p, const struct sq_config *c, int64_t k)
+{
+    struct linear l = {.rank = 0};
+    sq_linear_shape(&l.rows, &l.cols, c, k);
+    if (p->nlinear && p->a[k]) {
+        l.rank = p->rank;
+        l.a = p->a[k]->x;
+        l.b = p->b[k]->x;
+    }
+    return l;
+}
+
+/* Fills p's workspace. */
+static struct sides sides_of(const struct sq_params *p, const struct sq_config *c, int64_t k)
+{
+    float *cols = p->scales, *rows = p->scales ? p->scales + p->cols_max : NULL;
+    struct sides s = {NULL, NULL};
+    const float *out = at(p, SQ_AT_OUT), *fc2 = at(p, SQ_AT_FC2), *qk = c->qk_norm ? NULL : at(p, SQ_AT_QK);
+    int64_t nr, nc;
+    sq_linear_shape(&nr, &nc, c, k);
+    if (fc2 && k >= SQ_GATE)
+        fc2 += (k - SQ_GATE) / 3 * c->ffn;
+    switch (kind_of(k)) {
+    case SQ_O:
+        for (int64_t j = 0; out && j < nc; j++)
+            cols[j] = out[kv_channel(c, j)];
+        s.cols = out ? cols : NULL;
+        return s;
+    case SQ_DOWN:
+        s.cols = fc2;
+        return s;
+    case SQ_UP:
+        for (int64_t i = 0; fc2 && i < nr; i++)
+            rows[i] = 1.0f / fc2[i];
+        s.rows = fc2 ? rows : NULL;
+        s.cols = at(p, SQ_AT_FC1);
+        return s;
+    case SQ_GATE:
+        s.cols = at(p, SQ_AT_FC1);
+        return s;
+    case SQ_V:
+        for (int64_t i = 0; out && i < nr; i++)
+            rows[i] = 1.0f / out[i];
+        s.rows = out ? rows : NULL;
+        break;
+    case SQ_Q:
+        for (int64_t i = 0; qk && i < nr; i++)
+            rows[i] = 1.0f / qk[pair_of(c, kv_channel(c, i))];
+        s.rows = qk ? rows : NULL;
+        break;
+    default:
+        for (int64_t i = 0; qk && i < nr; i++)
+            rows[i] = qk[pair_of(c, i)];
+        s.rows = qk ? rows : NULL;
+    }
+    s.cols = at(p, SQ_AT_QKV);
+    return s;
+}
+
+/* ---- forward ------------------------------------------------------------------------------ */
+
+static void add_lora(float *SQ_RESTRICT f, const float *SQ_RESTRICT a, const float *b, int64_t rank, int64_t n)
+{
+    const float r = (float)rank;
+    float sum[CHUNK];
+    for (int64_t j0 = 0; j0 < n; j0 += CHUNK) {
+        const int64_t m = SQ_MIN(CHUNK, n - j0);
+        for (int64_t j = 0; j < m; j++)
+            sum[j] = b[0] * a[j0 + j];
+        for (int64_t t = 1; t < rank; t++)
+            for (int64_t j = 0; j < m; j++)
+                sum[j] += b[t] * a[t * n + j0 + j];
+        for (int64_t j = 0; j < m; j++)
+            f[j0 + j] += sum[j] / r;
+    }
+}
+
+static void flat_linear(float *f, const float *w, const struct linear *l, struct sides s)
+{
+    const int64_t n = l->cols;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < l->rows; i++) {
+        float *fi = f + i * n;
+        const float *wi = w + i * n;
+        if (s.cols)
+            for (int64_t j = 0; j < n; j++)
+                fi[j] = wi[j] * s.cols[j];
+        else if (f != w)
+            memcpy(fi, wi, (size_t)n * sizeof *fi);
+        for (int64_t j = 0; s.rows && j < n; j++)
+            fi[j] *= s.rows[i];
+        if (l->rank)
+            add_lora(fi, l->a, l->b + i * l->rank, l->rank, n);
+    }
+}
+
+static void copy(float *to, const float *from, int64_t n)
+{
+    if (to && to != from && n > 0)
+        memcpy(to, from, (size_t)n * sizeof *to);
+}
+
+static void flat_gains(struct sq_block *flat, const struct sq_params *p)
+{
+    const struct sq_config *c = flat->cfg;
+    const float *qkv = at(p, SQ_AT_QKV), *fc1 = at(p, SQ_AT_FC1), *qk = c->qk_norm ? at(p, SQ_AT_QK) : NULL;
+    for (int64_t i = 0; i < c->hidden; i++) {
+        if (qkv)
+            flat->gain[SQ_NORM1][i] /= qkv[i];
+        if (fc1)
+            flat->gain[SQ_NORM2][i] /= fc1[i];
+    }
+    for (int64_t i = 0; qk && i < c->head_dim; i++) {
+        flat->gain[SQ_QNORM][i] /= qk[i % (c->head_dim / 2)];
+        flat->gain[SQ_KNORM][i] *= qk[i % (c->head_dim / 2)];
+    }
+    for (int64_t i = 0; fc1 && flat->router && i < c->experts * c->hidden; i++)
+        flat->router[i] *= fc1[i % c->hidden];
+}
+
+/* everything that is not a linear's weight */
+static void copy_rest(struct sq_block *to, const struct sq_block *from)
+{
+    for (int64_t k = 0; k < to->nlinear; k++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, to->cfg, k);
+        copy(to->bias[k], from->bias[k], rows);
+    }
+    for (int g = 0; g < SQ_GAINS; g++)
+        copy(to->gain[g], from->gain[g], sq_gain_size(to->cfg, (enum sq_gain_id)g));
+    copy(to->router, from->router, to->cfg->experts * to->cfg->hidden);
+}
+
+void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p, const struct sq_ops *ops)
+{
+    (void)ops;
+    copy_rest(flat, w);
+    flat_gains(flat, p);
+    for (int64_t k = 0; k < flat->nlinear; k++) {
+        const struct linear l = linear_of(p, flat->cfg, k);
+        const struct sides s = sides_of(p, flat->cfg, k);
+        flat_linear(flat->w[k], w->w[k], &l, s);
+        for (int64_t i = 0; s.rows && flat->bias[k] && i < l.rows; i++)
+            flat->bias[k][i] *= s.rows[i];
+    }
+}
+
+void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const struct sq_params *p,
+                   const struct sq_scheme *s, const struct sq_ops *ops)
+{
+    const struct sq_rowq q = sq_scheme_weights(s);
+    copy_rest(rounded, flat);
+    for (int64_t k = 0; k < flat->nlinear; k++) {
+        const struct linear l = linear_of(p, flat->cfg, k);
+        const float *u = p->nlinear ? values(p->u[k]) : NULL, *lo = p->nlinear ? values(p->l[k]) : NULL;
+        ops->rowquant(rounded->w[k], flat->w[k], &q, u, lo, l.rows, l.cols);
+    }
+}
+
+/* ---- backward ----------------------------------------------------------------------------- */
+
+int64_t fold_partial_size(const struct sq_params *p)
+{
+    return BLOCKS_MAX * (p->rank + 1) * p->cols_max;
+}
+
+/* alpha gradients, then the column and row sums of one linear */
+int64_t fold_sums_size(const struct sq_params *p)
+{
+    int64_t n = p->cols_max + p->rows_max;
+    for (int k = 0; k < SQ_PLACES; k++)
+        n += p->alpha[k] ? p->alpha[k]->n : 0;
+    return n;
+}
+
+static double add4(v4 x)
+{
+    return ((double)x[0] + (double)x[2]) + ((double)x[1] + (double)x[3]);
+}
+
+/* acc += b * g; returns g . a, summed in float over CHUNK elements at most */
+static double dot_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT a, float b, const float *SQ_RESTRICT g, int64_t n)
+{
+    double sum = 0;
+    int64_t j = 0;
+    while (n - j >= 8) {
+        const int64_t end = j + SQ_MIN(CHUNK, (n - j) / 8 * 8);
+        v4 s0 = {0}, s1 = {0};
+        for (; j < end; j += 8) {
+            const v4 g0 = *(const v4 *)(g + j), g1 = *(const v4 *)(g + j + 4);
+            s0 += g0 * *(const v4 *)(a + j);
+            s1 += g1 * *(const v4 *)(a + j + 4);
+            *(v4 *)(acc + j) += b * g0;
+            *(v4 *)(acc + j + 4) += b * g1;
+        }
+        sum += add4(s0 + s1);
+    }
+    for (; j < n; j++) {
+        sum += (double)(g[j] * a[j]);
+        acc[j] += b * g[j];
+    }
+    return sum;
+}
+
+/* acc += row * g * w; returns the sum of g * w * col */
+static double scale_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT col, float row, const float *SQ_RESTRICT g,
+                        const float *SQ_RESTRICT w, int64_t n)
+{
+    double sum = 0;
+    int64_t j = 0;
+    while (n - j >= 4) {
+        const int64_t end = j + SQ_MIN(CHUNK, (n - j) / 4 * 4);
+        v4 s = {0};
+        for (; j < end; j += 4) {
+            const v4 gw = *(const v4 *)(g + j) * *(const v4 *)(w + j);
+            s += gw * *(const v4 *)(col + j);
+            *(v4 *)(acc + j) += row * gw;
+        }
+        sum += add4(s);
+    }
+    for (; j < n; j++) {
+        sum += (double)(g[j] * w[j] * col[j]);
+        acc[j] += row * (g[j] * w[j]);
+    }
+    return sum;
+}
+
+/* One linear's gradients: of A, B, u, l; the sums of its columns and rows are left in the workspace. */
+struct job {
+    struct linear l;
+    struct sides s;          /* both set, or both NULL */
+    struct sq_param *pa, *pb, *pu, *pl;
+    float *g;                /* dW, becomes dW~ */
+    const float *flat, *w;
+    float *partial;          /* [blocks][rank + 1][cols] */
+    double *dcols, *drows;
+    int64_t blocks, step;    /* step rows in a block */
+};
+
+static void grad_block(const struct job *b, int64_t block, const struct sq_rowq *q, const struct sq_ops *ops)
+{
+    const struct linear *l = &b->l;
+    const int64_t n = l->cols, rank = l->rank, first = block * b->step, last = SQ_MIN(l->rows, first + b->step);
+    const int64_t groups = sq_rowq_groups(q, n), at_g = first * groups;
+    float *acc = b->partial ? b->partial + block * (rank + 1) * n : NULL;
+    ops->rowquant_grad(b->g + first * n, b->pu ? b->pu->grad + at_g : NULL, b->pl ? b->pl->grad + at_g : NULL,
+                       b->g + first * n, b->flat + first * n, q, b->pu ? b->pu->x + at_g : NULL,
+                       b->pl ? b->pl->x + at_g : NULL, last - first, n);
+    if (!rank && !b->s.cols)
+        return;
+    memset(acc, 0, (size_t)((rank + 1) * n) * sizeof *acc);
+    for (int64_t i = first; i < last; i++) {
+        const float *g = b->g + i * n;
+        for (int64_t t = 0; t < rank; t++)
+            b->pb->grad[i * rank + t] =
+                (float)(dot_add(acc + t * n, l->a + t * n, l->b[i * rank + t], g, n) / (double)rank);
+        if (b->s.cols)
+            b->drows[i] = scale_add(acc + rank * n, b->s.cols, b->s.rows[i], g, b->w + i * n, n);
+    }
+}
+
+/* sum of one place in all blocks, in order */
+static double over_blocks(const struct job *b, int64_t row, int64_t j)
+{
+    double sum = 0;
+    for (int64_t k = 0; k < b->blocks; k++)
+        sum += (double)b->partial[(k * (b->l.rank + 1) + row) * b->l.cols + j];
+    return sum;
+}
+
+static void grad_linear(struct job *b, const struct sq_rowq *q, const struct sq_ops *ops)
+{
+    const int64_t n = b->l.cols, rank = b->l.rank;
+    b->step = SQ_MAX(BLOCK_ROWS, (b->l.rows + BLOCKS_MAX - 1) / BLOCKS_MAX);
+    b->blocks = (b->l.rows + b->step - 1) / b->step;
+#pragma omp parallel for schedule(dynamic)
+    for (int64_t k = 0; k < b->blocks; k++)
+        grad_block(b, k, q, ops);
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < n; j++) {
+        for (int64_t t = 0; t < rank; t++)
+            b->pa->grad[t * n + j] = (float)(over_blocks(b, t, j) / (double)rank);
+        if (b->s.cols)
+            b->dcols[j] = over_blocks(b, rank, j);
+    }
+}
+
+/* Both vectors when there is either: a missing one becomes ones. */
+static struct sides both_sides(const struct sq_params *p, const struct sq_config *c, int64_t k)
+{
+    struct sides s = sides_of(p, c, k);
+    float *cols = p->scales, *rows = p->scales + p->cols_max;
+    if (s.rows && !s.cols)
+        for (int64_t j = 0; j < p->cols_max; j++)
+            cols[j] = 1;
+    if (s.cols && !s.rows)
+        for (int64_t i = 0; i < p->rows_max; i++)
+            rows[i] = 1;
+    if (!s.cols && !s.rows)
+        return s;
+    return (struct sides){s.cols ? s.cols : cols, s.rows ? s.rows : rows};
+}
+
+/* From the sums of a linear's columns and rows to the alphas. d[] are their gradients so far, NULL where there is none. */
+static void to_alphas(double *const d[SQ_PLACES], const struct sq_config *c, int64_t k, const struct job *b)
+{
+    const int64_t kind = kind_of(k), expert = k < SQ_GATE ? 0 : (k - SQ_GATE) / 3 * c->ffn;
+    double *fc2 = d[SQ_AT_FC2] ? d[SQ_AT_FC2] + expert : NULL, *qk = c->qk_norm ? NULL : d[SQ_AT_QK];
+    double *cols = kind < SQ_O ? d[SQ_AT_QKV] : kind == SQ_O ? d[SQ_AT_OUT] : kind == SQ_DOWN ? fc2 : d[SQ_AT_FC1];
+    for (int64_t j = 0; cols && j < b->l.cols; j++)
+        cols[kind == SQ_O ? kv_channel(c, j) : j] += b->dcols[j];
+    for (int64_t i = 0; i < b->l.rows; i++) {
+        const double r = (double)b->s.rows[i], inverse = -b->drows[i] * r * r;
+        if (kind == SQ_V && d[SQ_AT_OUT])
+            d[SQ_AT_OUT][i] += inverse;
+        else if (kind == SQ_UP && fc2)
+            fc2[i] += inverse;
+        else if (kind == SQ_Q && qk)
+            qk[pair_of(c, kv_channel(c, i))] += inverse;
+        else if (kind == SQ_K && qk)
+            qk[pair_of(c, i)] += b->drows[i];
+    }
+}
+
+static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *p, const struct sq_block *db,
+                            const struct sq_block *w)
+{
+    const struct sq_config *c = w->cfg;
+    const int64_t half = c->head_dim / 2;
+    for (int k = 0; k < 2; k++) {
+        const enum sq_place place = k ? SQ_AT_FC1 : SQ_AT_QKV;
+        const float *dg = db->gain[k ? SQ_NORM2 : SQ_NORM1], *g = w->gain[k ? SQ_NORM2 : SQ_NORM1];
+        for (int64_t j = 0; d[place] && j < c->hidden; j++) {
+            const double a = (double)at(p, place)[j];
+            d[place][j] -= (double)dg[j] * (double)g[j] / (a * a);
+        }
+    }
+    for (int64_t i = 0; c->qk_norm && d[SQ_AT_QK] && i < c->head_dim; i++) {
+        const double a = (double)at(p, SQ_AT_QK)[i % half];
+        d[SQ_AT_QK][i % half] += (double)db->gain[SQ_KNORM][i] * (double)w->gain[SQ_KNORM][i] -
+                                 (double)db->gain[SQ_QNORM][i] * (double)w->gain[SQ_QNORM][i] / (a * a);
+    }
+    for (int64_t i = 0; d[SQ_AT_FC1] && w->router && i < c->experts * c->hidden; i++)
+        d[SQ_AT_FC1][i % c->hidden] += (double)db->router[i] * (double)w->router[i];
+}
+
+void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w, const struct sq_block *flat,
+                  const struct sq_scheme *s, const struct sq_ops *ops)
+{
+    if (!p->nparam)
+        return;
+    SQ_ASSERT(p->moments); /* sq_params_train came first */
+    const struct sq_config *c = w->cfg;
+    const struct sq_rowq q = sq_scheme_weights(s);
+    double *d[SQ_PLACES] = {NULL}, *next = p->sums + p->cols_max + p->rows_max;
+    for (int k = 0; k < SQ_PLACES; k++) {
+        if (!p->alpha[k])
+            continue;
+        d[k] = next;
+        next += p->alpha[k]->n;
+        memset(d[k], 0, (size_t)p->alpha[k]->n * sizeof *d[k]);
+    }
+    for (int64_t k = 0; k < w->nlinear; k++) {
+        struct job b = {.l = linear_of(p, c, k), .s = both_sides(p, c, k), .pa = p->a[k], .pb = p->b[k],
+                        .pu = p->u[k], .pl = p->l[k], .g = db->w[k], .flat = flat->w[k], .w = w->w[k],
+                        .partial = p->partial, .dcols = p->sums, .drows = p->sums + p->cols_max};
+        grad_linear(&b, &q, ops);
+        if (!b.s.cols)
+            continue;
+        for (int64_t i = 0; w->bias[k] && i < b.l.rows; i++)
+            b.drows[i] += (double)db->bias[k][i] * (double)w->bias[k][i];
+        to_alphas(d, c, k, &b);
+    }
+    gains_to_alphas(d, p, db, w);
+    for (int k = 0; k < SQ_PLACES; k++)
+        for (int64_t i = 0; d[k] && i < p->alpha[k]->n; i++)
+            p->alpha[k]->grad[i] = (float)d[k][i];
+}

@@ -1,0 +1,23 @@
+/* What the sources of quant share: the table of a layer's parameters, sizes of the fold's workspace. */
+#ifndef SQ_QUANT_PRIVATE_H
+#define SQ_QUANT_PRIVATE_H
+
+#include "sq/params.h"
+
+enum { PARAMS_RANK_MAX = 4096 };
+
+extern const char *const params_place_name[SQ_PLACES];
+/* Shape of a place's alpha; returns its number of dimensions. */
+int params_place_shape(int64_t dim[2], const struct sq_config *cfg, enum sq_place at);
+/* Empty tables with room for every parameter. */
+int params_tables(struct sq_params *p, const struct sq_config *cfg);
+/* Add a parameter without array. */
+struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix, const char *name,
+                                int ndim, int64_t d0, int64_t d1);
+/* The arrays of everything declared. */
+int params_allocate(struct sq_params *p, const struct sq_config *cfg);
+
+int64_t fold_partial_size(const struct sq_params *p); /* floats */
+int64_t fold_sums_size(const struct sq_params *p);    /* doubles */
+
+#endif
