@@ -1,0 +1,92 @@
+/* sq/engine.h - sq-window: options and presets, the plan made of them, and the passes over a stream
+ *
+ * One pass: the engine starts at the embedding, or at a matching cursor, and moves forward. Xf went through the
+ * original layers; it stands behind the window's last layer and so is the window's target. Xq goes through the
+ * quantized layers and stands in front of the window's first. A layer leaves the engine, written to the output, as
+ * soon as no later window covers it. Memory: the layers of the largest window, Xf and Xq. */
+#ifndef SQ_ENGINE_H
+#define SQ_ENGINE_H
+
+#include "sq/schedule.h"
+#include "sq/stream.h"
+#include "sq/window.h"
+
+SQ_BEGIN_DECLS
+
+enum sq_preset { SQ_PRESET_DEFAULT, SQ_PRESET_PAPER };
+enum sq_init { SQ_INIT_PRESET, SQ_INIT_MINMAX, SQ_INIT_MSE, SQ_INIT_ACT };
+enum sq_loss_choice { SQ_CHOOSE_PRESET, SQ_CHOOSE_MSE, SQ_CHOOSE_TOKEN, SQ_CHOOSE_MIX };
+enum sq_order { SQ_ORDER_PASS, SQ_ORDER_WINDOW };
+
+/* What the command line says; 0 or NULL: as preset and scheme say (METHOD 4). */
+struct sq_window_opts {
+    const char *scheme, *learn, *schedule, *windows, *work;
+    int preset, init, loss, order;
+    double rate, gamma, lr[SQ_P_KINDS];
+    int64_t epochs, batch, rank, layers;
+    bool strict, no_cursor, plan, dry_run;
+};
+
+#define SQ_WINDOW_OPTS_INIT \
+    {.scheme = NULL, .schedule = "slider:4,4,2,1", .gamma = 0.5, .batch = 3, .rank = 4}
+
+/* The rows of an option table for a struct sq_window_opts o. */
+#define SQ_WINDOW_OPTS(o)                                                                                             \
+    SQ_OPT_STR('s', "scheme", &(o).scheme, "SCHEME", "W2A16, W3A16g128, W4A4, W4A16g64s ..."),                         \
+    SQ_OPT_ENUM(0, "preset", &(o).preset, "default|paper", "paper: start and loss as published"),                     \
+    SQ_OPT_STR(0, "learn", &(o).learn, "LIST", "none, or of lora,lwc,cs (by scheme: lora,lwc; cs too with A4)"),      \
+    SQ_OPT_STR(0, "schedule", &(o).schedule, "S", "slider:Ls,Ld,s,i | fixed:s,i | layer | blocks:n | 0-0,0-1,1-2"),   \
+    SQ_OPT_FLAG(0, "plan", &(o).plan, "print the windows, one a line, and exit"),                                     \
+    SQ_OPT_INT(0, "layers", &(o).layers, 0, 1024, "with --plan: layers of the model; 0: read the stream"),            \
+    SQ_OPT_STR(0, "windows", &(o).windows, "LIST", "only these windows of the schedule: 0-3 or 2,5-7"),               \
+    SQ_OPT_REAL(0, "rate", &(o).rate, 0.0, 1.0, "one stage only, at this rate; 0: all of them"),                      \
+    SQ_OPT_REAL(0, "gamma", &(o).gamma, 0.01, 1.0, "step of the rate: stages at gamma, 2 gamma ... 1"),               \
+    SQ_OPT_ENUM(0, "order", &(o).order, "pass|window", "a stage over all windows, or all stages of a window"),        \
+    SQ_OPT_INT(0, "epochs", &(o).epochs, 0, 1 << 20, "of all stages together; 0: by scheme, 20 or 60"),               \
+    SQ_OPT_INT('b', "batch", &(o).batch, 1, 1 << 16, "samples per step"),                                             \
+    SQ_OPT_INT(0, "rank", &(o).rank, 1, 1024, "of LoRA"),                                                             \
+    SQ_OPT_REAL(0, "lr-alpha", &(o).lr[SQ_P_ALPHA], 0.0, 1e3, "rate of channel scaling, times batch; 0: by scheme"),  \
+    SQ_OPT_REAL(0, "lr-lora", &(o).lr[SQ_P_LORA], 0.0, 1e3, "rate of LoRA, times batch; 0: by scheme"),               \
+    SQ_OPT_REAL(0, "lr-clip", &(o).lr[SQ_P_CLIP], 0.0, 1e3, "rate of clipping, times batch; 0: by scheme"),           \
+    SQ_OPT_ENUM(0, "init", &(o).init, "preset|minmax|mse|act", "where clipping starts"),                              \
+    SQ_OPT_ENUM(0, "loss", &(o).loss, "preset|mse|token|mix", "what a window minimises"),                             \
+    SQ_OPT_FLAG(0, "strict", &(o).strict, "a window that falls back is a failure"),                                   \
+    SQ_OPT_FLAG(0, "no-cursor", &(o).no_cursor, "ignore a cursor: start from the tokens"),                            \
+    SQ_OPT_STR(0, "work", &(o).work, "DIR", "where the stream between passes is kept (unlinked; $TMPDIR)"),           \
+    SQ_OPT_FLAG(0, "dry-run", &(o).dry_run, "memory, disk and time, from one timed step; no output")
+
+enum { SQ_MAX_RATES = 100 };
+
+/* The options with everything filled in; the strings are borrowed from the options. */
+struct sq_plan {
+    struct sq_scheme scheme;
+    struct sq_params_spec params;
+    enum sq_init init;      /* never SQ_INIT_PRESET */
+    enum sq_loss_kind loss;
+    double lr[SQ_P_KINDS];  /* 0: not learned */
+    int64_t epochs, batch;
+    double share;           /* of the epochs, for each rate */
+    double rate[SQ_MAX_RATES];
+    int nrate;
+    bool window_order, strict, no_cursor;
+    bool learns;            /* false: nothing is trained */
+    bool needs_acts;        /* false: layers get their scheme and nothing else */
+    const char *schedule, *windows, *work;
+};
+
+/* SQ_E_ARG on options that contradict each other. */
+int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed) SQ_MUSTUSE;
+/* The schedule for a model of `layers` layers and which of its windows were chosen; *chosen [schedule->n], free both. */
+int sq_plan_windows(struct sq_schedule *s, bool **chosen, const struct sq_plan *p, int64_t layers) SQ_MUSTUSE;
+/* --plan: the chosen windows, "first-last" one a line, to stdout */
+int sq_plan_print(const struct sq_plan *p, int64_t layers) SQ_MUSTUSE;
+
+/* All passes: in to out, through a spool between them. out is begun (sq_stream_begin) here, not finished. */
+int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app) SQ_MUSTUSE;
+/* The number of layers from a stream's model record. */
+int sq_window_layers(int64_t *layers, struct sq_stream *in) SQ_MUSTUSE;
+/* --dry-run: reads in as far as the first layer, prints an estimate to stdout. */
+int sq_window_estimate(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app) SQ_MUSTUSE;
+
+SQ_END_DECLS
+#endif

@@ -1,0 +1,98 @@
+/* sq/window.h - learning one window of layers (METHOD 3, 4): losses, training steps, the guard
+ *
+ * Shapes: N samples of T tokens of C channels, f32 [N,T,C]; the last `heldout` samples are only evaluated. */
+#ifndef SQ_WINDOW_H
+#define SQ_WINDOW_H
+
+#include "sq/params.h"
+#include "sq/schedule.h"
+
+SQ_BEGIN_DECLS
+
+/* ---- loss ---------------------------------------------------------------------------------
+ * Every loss is a mean over tokens of weight[token] * |y - t|^2:
+ *   mse    1 / C
+ *   token  1 / |t|^2: each token's squared error over its target's squared norm
+ *   mix    half of token and half of mse, the latter over the window's mean square of t
+ * |t|^2 is kept above 1e-9 of its mean, so that an all-zero token does not rule the window. */
+enum sq_loss_kind { SQ_LOSS_MSE, SQ_LOSS_TOKEN, SQ_LOSS_MIX };
+
+/* weight [tokens] for targets t [tokens, C]; the window's means are taken over the first `train` tokens. */
+void sq_loss_weights(double *weight, enum sq_loss_kind kind, const float *t, int64_t tokens, int64_t train,
+                     int64_t hidden);
+/* Sum of weight * |y - t|^2 over the tokens; dy (may be NULL, may be y) = its gradient times scale. */
+double sq_loss_grad(float *dy, const float *y, const float *t, const double *weight, int64_t tokens, int64_t hidden,
+                    double scale);
+
+/* ---- trainer ------------------------------------------------------------------------------
+ * Workspace for windows of up to `layers` layers and batches of up to `batch` samples of `tokens` tokens. */
+struct sq_trainer;
+
+int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers,
+                   int64_t batch, int64_t tokens) SQ_MUSTUSE;
+void sq_trainer_free(struct sq_trainer **t);
+/* what sq_trainer_new allocates */
+int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t batch, int64_t tokens);
+
+/* One layer of a window: original weights and learnable parameters (NULL: plain rounding). Borrowed. */
+struct sq_member {
+    const struct sq_block *w;
+    struct sq_params *p;
+};
+
+/* x [N,T,C] through one layer, in place: as it is (stats, may be NULL, sums its inputs), or folded and rounded at the
+ * scheme's rate. A signal stops it: SQ_E_IO. */
+int sq_trainer_float(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *w,
+                     struct sq_input_stats *stats) SQ_MUSTUSE;
+int sq_trainer_rounded(struct sq_trainer *t, float *x, int64_t samples, const struct sq_member *m,
+                       const struct sq_scheme *s) SQ_MUSTUSE;
+
+/* A window and what it learns from. All borrowed. */
+struct sq_window_job {
+    const struct sq_member *member;
+    int64_t n;
+    struct sq_scheme scheme; /* at the stage's rate */
+    const float *xq, *target;
+    const double *weight; /* [N,T], from sq_loss_weights */
+    int64_t samples, heldout;
+    /* training: steps take `batch` samples in this order and do not run over a multiple of `epoch` picks, so that
+     * the last batch of an epoch may be smaller. Learning rates are per sample of the nominal batch. */
+    const int64_t *order;
+    int64_t picks, epoch, batch;
+    double lr[SQ_P_KINDS];
+    /* after every step; a negative result stops the training and is returned */
+    int (*step)(void *ctx, int64_t step, int64_t steps, double loss);
+    void *ctx;
+};
+
+struct sq_losses {
+    double train, heldout; /* heldout is 0 without such samples */
+};
+
+int64_t sq_window_steps(const struct sq_window_job *job);
+/* Mean loss over all tokens; plain: as if no layer had parameters. */
+int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job, bool plain) SQ_MUSTUSE;
+/* y [N,T,C] = the rounded window on xq (y == job->xq's array is allowed) */
+int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
+/* Train with a fresh optimizer. 1: done; 0: a loss was not finite, parameters are as far as they came. */
+int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
+/* Gradients of all parameters (sq_param.grad) and the loss of one batch of samples, without an update. */
+int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
+                   int64_t n) SQ_MUSTUSE;
+
+/* order[picks]: every epoch's samples 0..samples-1 shuffled by the key (seed, first, last, rate, epoch). */
+int sq_window_order(int64_t *order, int64_t picks, int64_t samples, int64_t seed, const struct sq_window *w,
+                    double rate) SQ_MUSTUSE;
+
+/* ---- guard --------------------------------------------------------------------------------
+ * Training may not make a window worse: a loss that is not finite or rises over entry is retried once from the entry
+ * parameters with half the learning rates, then the entry parameters stay. */
+struct sq_window_result {
+    struct sq_losses plain, entry, exit;
+    int64_t steps, retries, fallbacks;
+};
+
+int sq_window_learn(struct sq_window_result *r, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
+
+SQ_END_DECLS
+#endif

@@ -1,0 +1,25 @@
+/* the two activation streams of a pass: filled from tokens and embedding, or from a cursor */
+#ifndef SQ_ACTS_H
+#define SQ_ACTS_H
+
+#include "sq/config.h"
+#include "sq/stream.h"
+
+struct acts {
+    int64_t samples, heldout, tokens, hidden;
+    int32_t *ids;    /* [samples, tokens] */
+    float *xf, *xq;  /* [samples, tokens, hidden], NULL before acts_alloc */
+    bool embedded;
+};
+
+void acts_release(struct acts *a);
+int64_t acts_floats(const struct acts *a); /* in one stream */
+int acts_alloc(struct acts *a) SQ_MUSTUSE;
+/* The tokens record: read, checked against the model, passed on. */
+int acts_tokens(struct acts *a, struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec,
+                const struct sq_config *cfg) SQ_MUSTUSE;
+/* The embedding: passed on piece by piece; the rows of the tokens become xf and xq. */
+int acts_embed(struct acts *a, struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec,
+               const struct sq_config *cfg) SQ_MUSTUSE;
+
+#endif

@@ -1,0 +1,164 @@
+/* One window inside a pass: its job, the order of samples, the report. */
+#include <math.h>
+#include <string.h>
+
+#include "pass.h"
+
+static const char *const LOSS_NAME[] = {[SQ_LOSS_MSE] = "mse", [SQ_LOSS_TOKEN] = "token", [SQ_LOSS_MIX] = "mix"};
+
+/* What a step needs to report. */
+struct watch {
+    struct pass *e;
+    int64_t window, per_epoch, steps_done;
+    double rate, sum, started;
+};
+
+int64_t pass_picks(const struct pass *e)
+{
+    const int64_t train = e->acts.samples - e->acts.heldout;
+    return e->plan->learns ? llround((double)e->plan->epochs * e->plan->share * (double)train) : 0;
+}
+
+struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members)
+{
+    const struct sq_window *w = &e->schedule.window[k];
+    struct sq_window_job job = {.member = members, .n = w->last - w->first + 1, .scheme = e->plan->scheme};
+    for (int64_t i = 0; i < job.n; i++) {
+        struct held *h = pass_held(e, w->first + i);
+        h->changed = true;
+        members[i] = (struct sq_member){.w = &h->w, .p = &h->p};
+    }
+    job.scheme.rate = rate;
+    job.xq = e->acts.xq;
+    job.target = e->acts.xf;
+    job.samples = e->acts.samples;
+    job.heldout = e->acts.heldout;
+    job.epoch = job.samples - job.heldout;
+    job.picks = pass_picks(e);
+    job.batch = e->plan->batch;
+    memcpy(job.lr, e->plan->lr, sizeof job.lr);
+    if (e->weight_at != e->xf_at) {
+        sq_loss_weights(e->weight, e->plan->loss, job.target, job.samples * e->acts.tokens, job.epoch * e->acts.tokens,
+                        e->acts.hidden);
+        e->weight_at = e->xf_at;
+    }
+    job.weight = e->weight;
+    return job;
+}
+
+static json_t *window_fields(const struct pass *e, int64_t k, double rate)
+{
+    const struct sq_window *w = &e->schedule.window[k];
+    return json_pack("{s:I, s:I, s:I, s:f}", "window", (json_int_t)k, "first", (json_int_t)w->first, "last",
+                     (json_int_t)w->last, "rate", rate);
+}
+
+static int on_step(void *ctx, int64_t step, int64_t steps, double loss)
+{
+    struct watch *w = ctx;
+    const struct sq_window *win = &w->e->schedule.window[w->window];
+    struct tally *t = w->e->tally;
+    t->done += (double)(win->last - win->first + 1);
+    sq_app_progress(w->e->app, t->done, t->total, "window %" PRId64 "-%" PRId64 " at rate %g", win->first, win->last,
+                    w->rate);
+    w->sum += loss;
+    w->steps_done++;
+    if (w->steps_done < w->per_epoch && step + 1 < steps)
+        return 0;
+    json_t *f = window_fields(w->e, w->window, w->rate);
+    const double now = sq_now();
+    if (f)
+        json_object_update_new(f, json_pack("{s:I, s:f, s:f}", "epoch", (json_int_t)(step / w->per_epoch), "loss",
+                                            w->sum / (double)w->steps_done, "seconds", now - w->started));
+    w->sum = 0.0;
+    w->steps_done = 0;
+    w->started = now;
+    return sq_app_metric(w->e->app, "epoch", f);
+}
+
+/* A number that JSON cannot hold is left out. */
+static void set_loss(json_t *obj, const char *key, double x)
+{
+    if (isfinite(x))
+        json_object_set_new(obj, key, json_real(x));
+}
+
+static json_t *result_fields(const struct pass *e, int64_t k, double rate, const struct sq_window_result *r)
+{
+    json_t *f = window_fields(e, k, rate), *losses = json_object();
+    set_loss(losses, "plain", r->plain.train);
+    set_loss(losses, "entry", r->entry.train);
+    set_loss(losses, "exit", r->exit.train);
+    if (e->acts.heldout > 0) {
+        set_loss(losses, "heldout_plain", r->plain.heldout);
+        set_loss(losses, "heldout_entry", r->entry.heldout);
+        set_loss(losses, "heldout_exit", r->exit.heldout);
+    }
+    if (f)
+        json_object_update_new(f, json_pack("{s:s, s:I, s:o, s:I, s:I}", "loss", LOSS_NAME[e->plan->loss], "steps",
+                                            (json_int_t)r->steps, "losses", losses, "retries", (json_int_t)r->retries,
+                                            "fallbacks", (json_int_t)r->fallbacks));
+    else
+        json_decref(losses);
+    return f;
+}
+
+static int report(struct pass *e, int64_t k, double rate, const struct sq_window_result *r, double seconds)
+{
+    const struct sq_window *w = &e->schedule.window[k];
+    json_t *f = result_fields(e, k, rate, r), *head = json_pack("{s:s}", "record", "window");
+    int rc = 0;
+    if (!f || !head || json_object_update(head, f) < 0)
+        rc = sq_fail(SQ_E_NOMEM, "no memory for a window record");
+    if (rc == 0 && e->out)
+        rc = sq_stream_put(e->out, head, NULL, 0);
+    json_decref(head);
+    if (f)
+        json_object_set_new(f, "seconds", json_real(seconds));
+    const int metric = sq_app_metric(e->app, "window", f);
+    e->tally->windows++;
+    e->tally->retries += r->retries;
+    e->tally->fallbacks += r->fallbacks;
+    sq_log(r->fallbacks ? SQ_WARNING : SQ_INFO,
+           "window %" PRId64 "-%" PRId64 " at rate %g: plain %.4g, entry %.4g, exit %.4g, held out %.4g to %.4g, %.1f s%s",
+           w->first, w->last, rate, r->plain.train, r->entry.train, r->exit.train, r->entry.heldout, r->exit.heldout,
+           seconds, r->fallbacks ? "; training failed twice, the entry parameters stay" : r->retries ? "; retried" : "");
+    return rc < 0 ? rc : metric;
+}
+
+static int learn_at(struct pass *e, int64_t k, double rate, struct sq_member *members)
+{
+    const struct sq_window *w = &e->schedule.window[k];
+    struct sq_window_job job = pass_job(e, k, rate, members);
+    struct watch watch = {.e = e, .window = k, .rate = rate, .started = sq_now()};
+    const double started = watch.started, done = e->tally->done;
+    struct sq_window_result r;
+    int64_t *order = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&order, job.picks));
+    SQ_TRY(sq_window_order(order, job.picks, job.epoch, e->plan->params.seed, w, rate));
+    job.order = order;
+    job.step = on_step;
+    job.ctx = &watch;
+    watch.per_epoch = (job.epoch + job.batch - 1) / job.batch;
+    SQ_TRY(sq_window_learn(&r, e->trainer, &job));
+    e->tally->done = done + (double)(r.steps * job.n); /* a retry is not progress */
+    SQ_TRY(report(e, k, rate, &r, sq_now() - started));
+    if (r.fallbacks && e->plan->strict)
+        rc = sq_fail(SQ_E_VALUE, "window %" PRId64 "-%" PRId64 " at rate %g did not improve on its entry loss %g (--strict)",
+                     w->first, w->last, rate, r.entry.train);
+out:
+    sq_free(order);
+    return rc;
+}
+
+int pass_learn(struct pass *e, int64_t k)
+{
+    const struct sq_window *w = &e->schedule.window[k];
+    struct sq_member *members = NULL;
+    int rc = sq_alloc(&members, w->last - w->first + 1);
+    for (int i = 0; rc == 0 && i < e->nrate; i++)
+        rc = learn_at(e, k, e->rate[i], members);
+    sq_free(members);
+    return rc;
+}

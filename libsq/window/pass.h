@@ -1,0 +1,72 @@
+/* one run of the engine over a stream; passes.c chains several, estimate.c looks into its beginning */
+#ifndef SQ_PASS_H
+#define SQ_PASS_H
+
+#include "cursor.h"
+#include "sq/engine.h"
+#include "sq/layer.h"
+
+/* A layer inside the engine. */
+struct held {
+    struct sq_layer layer;
+    struct sq_block w;
+    struct sq_params p;
+    bool quantized; /* it has a scheme: Xq goes through its rounded form */
+    bool changed;   /* parameters or scheme are not those of its tensors any more */
+};
+
+/* What all passes of a process have done together, for progress and the last line. */
+struct tally {
+    double done, total; /* steps times layers */
+    int64_t windows, retries, fallbacks;
+};
+
+struct pass {
+    const struct sq_plan *plan;
+    struct sq_app *app;
+    struct tally *tally;
+    struct sq_stream *in, *out; /* out may be NULL: nothing is written */
+    const double *rate;         /* the stages that every window gets in this pass */
+    int nrate;
+
+    struct sq_config cfg;
+    bool have_model;
+    const struct sq_ops *ops;
+    struct sq_schedule schedule;
+    bool *chosen;        /* [schedule.n] */
+    int64_t first, stop; /* chosen windows lie in [first, stop) */
+    struct sq_trainer *trainer;
+    struct acts acts;
+    double *weight; /* [samples, tokens] of the loss */
+    int64_t weight_at; /* the xf_at that they belong to */
+    struct sq_hash seen; /* tokens and layers written so far: the cursor's digest */
+
+    struct held *held; /* layers [xq_at, read) at index % cap */
+    int64_t cap, xq_at, xf_at, read;
+    struct sq_record rec;
+    bool pending; /* rec was read and not used */
+    struct cursor offer;
+    bool waiting; /* an announced cursor is going to be used */
+};
+
+int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally, struct sq_stream *in,
+              struct sq_stream *out, const double *rate, int nrate) SQ_MUSTUSE;
+void pass_release(struct pass *e);
+/* From begin to the first layer's record, which is pending then. */
+int pass_prelude(struct pass *e) SQ_MUSTUSE;
+int pass_run(struct pass *e) SQ_MUSTUSE;
+
+/* Xq to the front of layer n; layers left behind are written. */
+int pass_advance(struct pass *e, int64_t n) SQ_MUSTUSE;
+/* Xf to the front of layer n; covered layers get their parameters. */
+int pass_advance_float(struct pass *e, int64_t n) SQ_MUSTUSE;
+struct held *pass_held(struct pass *e, int64_t layer);
+/* The job of window k at a rate, without an order; members has room for its layers. */
+struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members);
+int64_t pass_picks(const struct pass *e);
+/* Window k through all stages of the pass: learns, reports, writes window records. */
+int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
+/* Layers of the largest chosen window. */
+int64_t pass_widest(const struct pass *e);
+
+#endif

@@ -1,0 +1,128 @@
+/* In `pass` order every stage is one run of the engine; between two of them the stream waits in an unlinked file, so
+ * that one process and a pipe of processes do the same. */
+#include <errno.h>
+#include <fcntl.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "pass.h"
+#include "sq/json.h"
+
+/* An open file without a name in --work, $TMPDIR or /tmp. */
+static int spool_open(int *fd, const char *work)
+{
+    const char *tmp = getenv("TMPDIR"), *dir = work ? work : tmp && *tmp ? tmp : "/tmp";
+    char path[4096];
+    if (snprintf(path, sizeof path, "%s/sq-spool-XXXXXX", dir) >= (int)sizeof path)
+        return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", dir);
+    *fd = mkostemp(path, O_CLOEXEC);
+    if (*fd < 0)
+        return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; --work names another one", dir, strerror(errno));
+    if (unlink(path) < 0) {
+        close(*fd);
+        *fd = -1;
+        return sq_fail(SQ_E_IO, "cannot remove '%s': %s", path, strerror(errno));
+    }
+    return 0;
+}
+
+/* A stream on a duplicate of the descriptor, from the beginning of the file; the stream's close leaves fd alone. */
+static int spool_stream(struct sq_stream **s, int fd, enum sq_dir dir)
+{
+    char spec[32];
+    if (lseek(fd, 0, SEEK_SET) < 0)
+        return sq_fail(SQ_E_IO, "spool file: %s", strerror(errno));
+    const int other = fcntl(fd, F_DUPFD_CLOEXEC, 3);
+    if (other < 0)
+        return sq_fail(SQ_E_IO, "spool file: %s", strerror(errno));
+    snprintf(spec, sizeof spec, "fd:%d", other);
+    const int rc = sq_stream_open(s, spec, dir);
+    if (rc < 0)
+        close(other);
+    return rc;
+}
+
+static int one_pass(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app,
+                    struct tally *tally, const double *rate, int nrate)
+{
+    struct pass e;
+    int rc = pass_init(&e, p, app, tally, in, out, rate, nrate);
+    if (rc == 0)
+        rc = sq_stream_begin(out, in, app);
+    if (rc == 0)
+        rc = pass_run(&e);
+    pass_release(&e);
+    return rc;
+}
+
+/* Every pass but the last writes a spool file, every pass but the first reads the one before it. */
+static int chain(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app,
+                 struct tally *tally)
+{
+    struct sq_stream *from = in, *to = NULL, *spool = NULL;
+    int fd = -1, old = -1, rc = 0;
+    for (int i = 0; i < p->nrate; i++) {
+        const bool last = i == p->nrate - 1;
+        if (!last) {
+            SQ_TRY(spool_open(&fd, p->work));
+            SQ_TRY(spool_stream(&to, fd, SQ_WRITE));
+        }
+        SQ_TRY(one_pass(last ? out : to, from, p, app, tally, &p->rate[i], 1));
+        if (spool)
+            SQ_TRY(sq_stream_finish(&spool));
+        if (old >= 0)
+            close(old);
+        old = -1;
+        if (last)
+            break;
+        sq_log(SQ_INFO, "pass at rate %g done; %.1f MB wait in the spool file", p->rate[i],
+               (double)sq_stream_bytes(to) / 1e6);
+        SQ_TRY(sq_stream_finish(&to));
+        old = fd;
+        fd = -1;
+        SQ_TRY(spool_stream(&spool, old, SQ_READ));
+        from = spool;
+    }
+out:
+    sq_stream_abort(&to, rc);
+    sq_stream_abort(&spool, rc);
+    if (fd >= 0)
+        close(fd);
+    if (old >= 0)
+        close(old);
+    return rc;
+}
+
+int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app)
+{
+    struct tally tally = {0};
+    const int rc = p->window_order ? one_pass(out, in, p, app, &tally, p->rate, p->nrate)
+                                   : chain(out, in, p, app, &tally);
+    if (rc < 0)
+        return rc;
+    sq_log(tally.fallbacks ? SQ_WARNING : SQ_INFO,
+           "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, peak %.1f MB", tally.windows,
+           tally.retries, tally.fallbacks, sq_now() - app->started, (double)sq_mem_peak() / 1e6);
+    return 0;
+}
+
+int sq_window_layers(int64_t *layers, struct sq_stream *in)
+{
+    struct sq_record rec = {0};
+    struct sq_config cfg;
+    json_t *config;
+    int rc;
+    while ((rc = sq_stream_next(in, &rec)) > 0 && rec.kind != SQ_REC_MODEL)
+        ;
+    if (rc == 0)
+        rc = sq_fail(SQ_E_FORMAT, "the stream has no model record");
+    if (rc > 0)
+        rc = sq_json_object(&config, rec.head, "config");
+    if (rc == 0)
+        rc = sq_config_from_json(&cfg, config);
+    if (rc == 0)
+        *layers = cfg.layers;
+    sq_record_release(&rec);
+    return rc;
+}

@@ -1,0 +1,298 @@
+/* One window: fold the parameters into the layers once per step, forward, loss, backward, AdamW. A layer's gradient is
+ * turned into its parameters' gradients as soon as the backward leaves it, so one gradient block serves all layers. */
+#include "sq/window.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "sq/rng.h"
+#include "sq/stop.h"
+
+struct sq_trainer {
+    struct sq_config cfg;
+    const struct sq_ops *ops;
+    int64_t layers, batch, tokens, row; /* row: floats in one sample, T*C */
+    struct sq_block *flat, *rounded;    /* [layers] */
+    struct sq_block grad;
+    struct sq_trace **trace; /* [layers]; the first serves every forward without backward */
+    float **x;               /* [layers + 1] -> [batch,T,C]: inputs of the layers and the output */
+    float *dx, *target;      /* [batch,T,C] */
+    double *weight;          /* [batch,T] */
+    float *cos, *sin;
+    struct sq_params none;
+};
+
+int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t batch, int64_t tokens)
+{
+    int64_t weights = 2 * cfg->hidden, rows, cols;
+    for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
+        sq_linear_shape(&rows, &cols, cfg, i);
+        weights += rows * cols + (sq_linear_has_bias(cfg, i) ? rows : 0);
+    }
+    const int64_t acts = batch * tokens * cfg->hidden;
+    return 4 * ((2 * layers + 1) * weights + (layers + 3) * acts + tokens * cfg->head_dim) +
+           layers * sq_trace_bytes(cfg, batch, tokens);
+}
+
+static int alloc_all(struct sq_trainer *t)
+{
+    const int64_t n = t->batch * t->row;
+    const struct sq_scheme none = {.wbits = 16, .abits = 16, .rate = 1.0};
+    const struct sq_params_spec spec = {.rank = 1, .clip_start = 4.0};
+    int rc;
+    SQ_TRY(sq_alloc(&t->flat, t->layers));
+    SQ_TRY(sq_alloc(&t->rounded, t->layers));
+    SQ_TRY(sq_alloc(&t->trace, t->layers));
+    SQ_TRY(sq_alloc(&t->x, t->layers + 1));
+    SQ_TRY(sq_block_new(&t->grad, &t->cfg));
+    for (int64_t i = 0; i <= t->layers; i++)
+        SQ_TRY(sq_alloc(&t->x[i], n));
+    for (int64_t i = 0; i < t->layers; i++) {
+        SQ_TRY(sq_block_new(&t->flat[i], &t->cfg));
+        SQ_TRY(sq_block_new(&t->rounded[i], &t->cfg));
+        SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens));
+    }
+    SQ_TRY(sq_alloc(&t->dx, n));
+    SQ_TRY(sq_alloc(&t->target, n));
+    SQ_TRY(sq_alloc(&t->weight, t->batch * t->tokens));
+    SQ_TRY(sq_alloc(&t->cos, t->tokens * t->cfg.head_dim / 2));
+    SQ_TRY(sq_alloc(&t->sin, t->tokens * t->cfg.head_dim / 2));
+    SQ_TRY(sq_params_new(&t->none, &t->cfg, &none, &spec, 0));
+    sq_rope_table(t->cos, t->sin, &t->cfg, t->tokens);
+out:
+    return rc;
+}
+
+int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers,
+                   int64_t batch, int64_t tokens)
+{
+    struct sq_trainer *t = NULL;
+    int rc = sq_alloc(&t, 1);
+    *out = NULL;
+    if (rc < 0)
+        return rc;
+    t->cfg = *cfg;
+    t->ops = ops;
+    t->layers = layers;
+    t->batch = batch;
+    t->tokens = tokens;
+    t->row = tokens * cfg->hidden;
+    rc = alloc_all(t);
+    if (rc < 0)
+        sq_trainer_free(&t);
+    *out = t;
+    return rc;
+}
+
+void sq_trainer_free(struct sq_trainer **out)
+{
+    struct sq_trainer *t = *out;
+    if (!t)
+        return;
+    sq_params_release(&t->none);
+    for (int64_t i = 0; i < t->layers; i++) {
+        if (t->trace)
+            sq_trace_free(&t->trace[i]);
+        if (t->flat)
+            sq_block_release(&t->flat[i]);
+        if (t->rounded)
+            sq_block_release(&t->rounded[i]);
+    }
+    for (int64_t i = 0; t->x && i <= t->layers; i++)
+        sq_free(t->x[i]);
+    sq_block_release(&t->grad);
+    void *const part[] = {t->flat, t->rounded, t->trace, t->x, t->dx, t->target, t->weight, t->cos, t->sin, t};
+    for (int i = 0; i < SQ_COUNT(part); i++)
+        sq_free(part[i]);
+    *out = NULL;
+}
+
+/* ---- forward ---- */
+
+static struct sq_run run_of(const struct sq_trainer *t, const struct sq_scheme *s)
+{
+    struct sq_run r = {.ops = t->ops, .cos = t->cos, .sin = t->sin, .tokens = t->tokens};
+    r.act = s ? sq_scheme_acts(s) : (struct sq_rowq){.bits = 16, .rate = 1.0};
+    return r;
+}
+
+static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, const struct sq_scheme *s, bool plain)
+{
+    struct sq_params *p = plain || !m->p ? &t->none : m->p;
+    sq_params_project(p);
+    sq_fold_flat(&t->flat[slot], m->w, p, t->ops);
+    sq_fold_round(&t->rounded[slot], &t->flat[slot], p, s, t->ops);
+}
+
+/* x through n folded layers batch by batch, in place */
+static int forward(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *block, int64_t n,
+                   const struct sq_run *run, struct sq_input_stats *stats)
+{
+    for (int64_t i = 0; i < samples; i += t->batch) {
+        const int64_t batch = SQ_MIN(t->batch, samples - i);
+        for (int64_t k = 0; k < n; k++)
+            sq_block_forward(x + i * t->row, x + i * t->row, &block[k], run, batch, t->trace[0], stats);
+        const int rc = sq_stop_check();
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int sq_trainer_float(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *w,
+                     struct sq_input_stats *stats)
+{
+    const struct sq_run run = run_of(t, NULL);
+    return forward(t, x, samples, w, 1, &run, stats);
+}
+
+int sq_trainer_rounded(struct sq_trainer *t, float *x, int64_t samples, const struct sq_member *m,
+                       const struct sq_scheme *s)
+{
+    const struct sq_run run = run_of(t, s);
+    fold(t, 0, m, s, false);
+    return forward(t, x, samples, t->rounded, 1, &run, NULL);
+}
+
+int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job *job)
+{
+    const struct sq_run run = run_of(t, &job->scheme);
+    for (int64_t k = 0; k < job->n; k++)
+        fold(t, k, &job->member[k], &job->scheme, false);
+    if (y != job->xq)
+        memcpy(y, job->xq, (size_t)(job->samples * t->row) * sizeof(*y));
+    return forward(t, y, job->samples, t->rounded, job->n, &run, NULL);
+}
+
+int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job, bool plain)
+{
+    const struct sq_run run = run_of(t, &job->scheme);
+    const int64_t train = job->samples - job->heldout;
+    double sum[2] = {0.0, 0.0};
+    for (int64_t k = 0; k < job->n; k++)
+        fold(t, k, &job->member[k], &job->scheme, plain);
+    for (int64_t i = 0, batch; i < job->samples; i += batch) {
+        const int64_t end = i < train ? train : job->samples;
+        batch = SQ_MIN(t->batch, end - i);
+        memcpy(t->x[0], job->xq + i * t->row, (size_t)(batch * t->row) * sizeof(float));
+        const int rc = forward(t, t->x[0], batch, t->rounded, job->n, &run, NULL);
+        if (rc < 0)
+            return rc;
+        sum[i >= train] += sq_loss_grad(NULL, t->x[0], job->target + i * t->row, job->weight + i * t->tokens,
+                                        batch * t->tokens, t->cfg.hidden, 0.0);
+    }
+    out->train = sum[0] / (double)SQ_MAX(train * t->tokens, 1);
+    out->heldout = sum[1] / (double)SQ_MAX(job->heldout * t->tokens, 1);
+    return 0;
+}
+
+/* ---- training ---- */
+
+static void gather(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const size_t bytes = (size_t)t->row * sizeof(float);
+        memcpy(t->x[0] + i * t->row, job->xq + pick[i] * t->row, bytes);
+        memcpy(t->target + i * t->row, job->target + pick[i] * t->row, bytes);
+        memcpy(t->weight + i * t->tokens, job->weight + pick[i] * t->tokens, (size_t)t->tokens * sizeof(double));
+    }
+}
+
+static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
+{
+    const struct sq_run run = run_of(t, &job->scheme);
+    const int64_t tokens = n * t->tokens;
+    gather(t, job, pick, n);
+    for (int64_t k = 0; k < job->n; k++) {
+        fold(t, k, &job->member[k], &job->scheme, false);
+        sq_block_forward(t->x[k + 1], t->x[k], &t->rounded[k], &run, n, t->trace[k], NULL);
+    }
+    const double loss = sq_loss_grad(t->dx, t->x[job->n], t->target, t->weight, tokens, t->cfg.hidden,
+                                     1.0 / (double)tokens) / (double)tokens;
+    if (!isfinite(loss))
+        return loss;
+    for (int64_t k = job->n - 1; k >= 0; k--) {
+        memset(t->grad.all, 0, (size_t)t->grad.count * sizeof(float));
+        sq_block_backward(k > 0 ? t->dx : NULL, &t->grad, t->dx, t->x[k], &t->rounded[k], &run, n, t->trace[k]);
+        sq_fold_grad(job->member[k].p, &t->grad, job->member[k].w, &t->flat[k], &job->scheme, t->ops);
+    }
+    return loss;
+}
+
+static int train_init(const struct sq_window_job *job)
+{
+    for (int64_t k = 0; k < job->n; k++) {
+        const int rc = sq_params_train(job->member[k].p);
+        if (rc < 0)
+            return rc;
+    }
+    return 0;
+}
+
+int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
+{
+    SQ_ASSERT(n <= t->batch && job->n <= t->layers);
+    const int rc = train_init(job);
+    if (rc == 0)
+        *loss = loss_and_grad(t, job, pick, n);
+    return rc;
+}
+
+int64_t sq_window_steps(const struct sq_window_job *job)
+{
+    const int64_t whole = job->picks / job->epoch, rest = job->picks % job->epoch;
+    return whole * ((job->epoch + job->batch - 1) / job->batch) + (rest + job->batch - 1) / job->batch;
+}
+
+/* step counts from 0; the factor falls to 0 behind the last one */
+static void update(struct sq_trainer *t, const struct sq_window_job *job, int64_t step, int64_t steps)
+{
+    const double fall = (double)job->batch * (1.0 - (double)step / (double)steps);
+    for (int64_t k = 0; k < job->n; k++) {
+        struct sq_params *p = job->member[k].p;
+        for (int64_t i = 0; i < p->nparam; i++) {
+            struct sq_param *q = &p->param[i];
+            if (job->lr[q->kind] > 0.0)
+                t->ops->adamw(q->x, q->m, q->v, q->grad, q->n, step + 1, job->lr[q->kind] * fall);
+        }
+    }
+}
+
+int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
+{
+    const int64_t steps = sq_window_steps(job);
+    SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
+    int rc = train_init(job);
+    for (int64_t step = 0, at = 0; rc == 0 && step < steps; step++) {
+        const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at), n = SQ_MIN(job->batch, left);
+        const double loss = loss_and_grad(t, job, job->order + at, n);
+        if (!isfinite(loss))
+            return 0;
+        update(t, job, step, steps);
+        at += n;
+        rc = job->step ? job->step(job->ctx, step, steps, loss) : 0;
+        if (rc >= 0)
+            rc = sq_stop_check();
+    }
+    for (int64_t k = 0; k < job->n; k++)
+        sq_params_project(job->member[k].p);
+    return rc < 0 ? rc : 1;
+}
+
+int sq_window_order(int64_t *order, int64_t picks, int64_t samples, int64_t seed, const struct sq_window *w, double rate)
+{
+    int64_t *epoch = NULL;
+    int rc = sq_alloc(&epoch, samples);
+    if (rc < 0)
+        return rc;
+    for (int64_t at = 0, e = 0; at < picks; at += samples, e++) {
+        struct sq_rng r = sq_rng_init((uint64_t)seed, SQ_RNG_ORDER, (uint64_t)w->first, (uint64_t)w->last,
+                                      (uint64_t)llround(rate * 1e9), (uint64_t)e);
+        for (int64_t i = 0; i < samples; i++)
+            epoch[i] = i;
+        sq_rng_shuffle(&r, epoch, samples);
+        memcpy(order + at, epoch, (size_t)SQ_MIN(samples, picks - at) * sizeof(*order));
+    }
+    sq_free(epoch);
+    return 0;
+}
