@@ -39,9 +39,10 @@ static inline float rq_high(const struct sq_rowq *p)
 static inline struct rq_grid rq_grid_of(const struct sq_rowq *p, float max, float min, const float *u,
                                         const float *l)
 {
-    struct rq_grid g = {.su = rq_sigmoid(u), .sl = rq_sigmoid(l), .max = max, .min = min};
-    g.hi = (float)g.su * max;
-    g.lo = (float)g.sl * min;
+    /* + 0: which of 0 and -0 was found first must not show */
+    struct rq_grid g = {.su = rq_sigmoid(u), .sl = rq_sigmoid(l), .max = max + 0.0f, .min = min + 0.0f};
+    g.hi = (float)g.su * g.max;
+    g.lo = (float)g.sl * g.min;
     if (p->zero) {
         g.hi = g.hi > 0 ? g.hi : 0;
         g.lo = g.lo < 0 ? g.lo : 0;

@@ -21,6 +21,7 @@ static const struct sq_ops reference = {
     .adamw = sq_adamw_ref,
     .rowquant = sq_rowquant_ref,
     .rowquant_grad = sq_rowquant_grad_ref,
+    .rowquant_error = sq_rowquant_error_ref,
     .nll = sq_nll_ref,
     .kl = sq_kl_ref,
 };

@@ -7,6 +7,7 @@
 
 #include <math.h>
 
+#include "../../libsq/op/cpu/rowquant_cpu.h"
 #include "../golden.h"
 #include "sq/rng.h"
 #include "sq/rowquant.h"
@@ -287,13 +288,136 @@ static void test_rtn_codes(void **state)
     golden_close(&g);
 }
 
+/* ---- the CPU backend has the reference's bits -------------------------------------------------- */
+
+enum { PAD = 9 };
+
+struct buffers {
+    float *z, *dy, *u, *l, *y[2], *dz[2], *du[2], *dl[2];
+    int64_t n, ng;
+};
+
+static float *sentinel(int64_t n)
+{
+    float *x = malloc((size_t)(n + 2 * PAD) * 4);
+    for (int64_t i = 0; i < n + 2 * PAD; i++)
+        x[i] = 12345;
+    return x;
+}
+
+static void check_pair(float *const pair[2], int64_t n, const char *what, const struct sq_rowq *p, int64_t cols)
+{
+    if (memcmp(pair[0], pair[1], (size_t)(n + 2 * PAD) * 4))
+        fail_msg("%s differs: bits %d sym %d zero %d group %d rate %g cols %d", what, p->bits, p->sym, p->zero,
+                 (int)p->group, p->rate, (int)cols);
+    for (int64_t i = 0; i < PAD; i++)
+        assert_true(pair[1][i] == 12345 && pair[1][n + PAD + i] == 12345);
+}
+
+static void fill_rows(struct buffers *b, int64_t rows, int64_t cols)
+{
+    struct sq_rng r = sq_rng_init(3, SQ_RNG_TEST, (uint64_t)rows, (uint64_t)cols, 0, 0);
+    for (int64_t i = 0; i < b->n; i++) {
+        const int64_t row = i / cols;
+        const double x = sq_rng_normal(&r);
+        b->dy[i] = (float)sq_rng_normal(&r);
+        switch (row % 8) { /* plain, one-sided, constant, zeros, ties, outlier, tiny, -0 among 0 */
+        case 1: b->z[i] = (float)fabs(x); break;
+        case 2: b->z[i] = -0.37f; break;
+        case 3: b->z[i] = i % 3 ? 0.0f : -0.0f; break;
+        case 4: b->z[i] = (float)(int)(3 * x); break;
+        case 5: b->z[i] = i % cols == cols / 2 ? 1e30f : (float)x; break;
+        case 6: b->z[i] = (float)(x * 1e-40); break;
+        case 7: b->z[i] = x > 0 ? -0.0f : (float)x; break;
+        default: b->z[i] = (float)x;
+        }
+    }
+    for (int64_t i = 0; i < b->ng; i++) {
+        b->u[i] = (float)(2 * sq_rng_normal(&r));
+        b->l[i] = (float)(2 * sq_rng_normal(&r));
+    }
+}
+
+static void compare(int64_t rows, int64_t cols, const struct sq_rowq *p, bool clipped)
+{
+    struct buffers b = {.n = rows * cols, .ng = rows * sq_rowq_groups(p, cols)};
+    b.z = sentinel(b.n), b.dy = sentinel(b.n), b.u = sentinel(b.ng), b.l = sentinel(b.ng);
+    fill_rows(&b, rows, cols);
+    const float *u = clipped ? b.u : NULL, *l = clipped ? b.l : NULL;
+    for (int k = 0; k < 2; k++) {
+        b.y[k] = sentinel(b.n), b.dz[k] = sentinel(b.n), b.du[k] = sentinel(b.ng), b.dl[k] = sentinel(b.ng);
+        (k ? sq_rowquant_cpu : sq_rowquant_ref)(b.y[k] + PAD, b.z, p, u, l, rows, cols);
+        (k ? sq_rowquant_grad_cpu : sq_rowquant_grad_ref)(b.dz[k] + PAD, clipped ? b.du[k] + PAD : NULL,
+                                                          clipped ? b.dl[k] + PAD : NULL, b.dy, b.z, p, u, l, rows, cols);
+    }
+    check_pair(b.y, b.n, "y", p, cols);
+    check_pair(b.dz, b.n, "dz", p, cols);
+    check_pair(b.du, b.ng, "du", p, cols);
+    check_pair(b.dl, b.ng, "dl", p, cols);
+    /* in place */
+    memcpy(b.y[0] + PAD, b.z, (size_t)b.n * 4);
+    sq_rowquant_cpu(b.y[0] + PAD, b.y[0] + PAD, p, u, l, rows, cols);
+    check_pair(b.y, b.n, "y in place", p, cols);
+    memcpy(b.dz[0] + PAD, b.dy, (size_t)b.n * 4);
+    sq_rowquant_grad_cpu(b.dz[0] + PAD, NULL, NULL, b.dz[0] + PAD, b.z, p, u, l, rows, cols);
+    check_pair(b.dz, b.n, "dz in place", p, cols);
+    for (int k = 0; k < 2; k++)
+        free(b.y[k]), free(b.dz[k]), free(b.du[k]), free(b.dl[k]);
+    free(b.z), free(b.dy), free(b.u), free(b.l);
+}
+
+static void test_cpu_equals_ref(void **state)
+{
+    (void)state;
+    static const struct { int64_t rows, cols; } sizes[] = {{0, 5}, {1, 1}, {8, 2}, {16, 7}, {8, 8}, {24, 9}, {16, 15},
+                                                           {16, 24}, {9, 33}, {16, 64}, {8, 100}, {40, 577}, {9, 1536}};
+    static const double rates[] = {1, 0.5, 0.3};
+    static const int bits[] = {1, 2, 3, 4, 8, 16};
+    for (int64_t s = 0; s < SQ_COUNT(sizes); s++)
+        for (int64_t b = 0; b < SQ_COUNT(bits); b++)
+            for (int k = 0; k < 8; k++)
+                for (int64_t r = 0; r < SQ_COUNT(rates); r++) {
+                    const struct sq_rowq p = {.bits = bits[b], .sym = (k & 1) && bits[b] > 1, .zero = k & 2,
+                                              .group = k & 4 ? 32 : 0, .rate = rates[r]};
+                    compare(sizes[s].rows, sizes[s].cols, &p, r != 0 || k & 1);
+                }
+    const struct sq_rowq odd = {.bits = 4, .zero = true, .group = 5, .rate = 0.5};
+    compare(7, 93, &odd, true);
+}
+
+static void test_error(void **state)
+{
+    (void)state;
+    for (int64_t n = 1; n < 80; n += 3) {
+        const struct sq_rowq p = {.bits = 3, .zero = n % 2, .rate = 1};
+        struct sq_rng r = sq_rng_init(9, SQ_RNG_TEST, (uint64_t)n, 0, 0, 0);
+        float z[80], w[80], y[80], s[3], zp[3];
+        double ref[3], cpu[3];
+        for (int64_t i = 0; i < n; i++)
+            z[i] = (float)(sq_rng_normal(&r) + 2), w[i] = (float)sq_rng_uniform(&r);
+        sq_rowquant_grid(s, zp, z, &p, NULL, NULL, 1, n);
+        s[1] = s[0] / 2, zp[1] = zp[0], s[2] = s[0] * 0.8f, zp[2] = 40;
+        for (int weighted = 0; weighted < 2; weighted++) {
+            sq_rowquant_error_ref(ref, z, weighted ? w : NULL, &p, s, zp, 3, n);
+            sq_rowquant_error_cpu(cpu, z, weighted ? w : NULL, &p, s, zp, 3, n);
+            assert_memory_equal(ref, cpu, sizeof ref);
+            double sum = 0;
+            sq_rowquant_ref(y, z, &p, NULL, NULL, 1, n);
+            for (int64_t i = 0; i < n; i++)
+                sum += pow((double)z[i] - (double)y[i], 2) * (weighted ? (double)w[i] : 1);
+            assert_true(fabs(sum - ref[0]) <= 1e-5 * sum);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_goldens),   cmocka_unit_test(test_odd_goldens),
         cmocka_unit_test(test_zero_flag), cmocka_unit_test(test_dequant),
         cmocka_unit_test(test_zero_gradient), cmocka_unit_test(test_identity_and_empty),
-        cmocka_unit_test(test_rtn_codes),
+        cmocka_unit_test(test_rtn_codes), cmocka_unit_test(test_cpu_equals_ref),
+        cmocka_unit_test(test_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

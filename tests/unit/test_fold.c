@@ -224,7 +224,7 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
 static void test_layer_gradients(void **state)
 {
     (void)state;
-    for (int m = 0; m < 3; m++)
+    for (int m = 0; m < SQ_COUNT(models); m++)
         for (int i = 0; i < SQ_COUNT(schemes); i++)
             for (int which = 0; which < 2; which++)
                 for (double rate = 0.5; rate <= 1; rate += 0.5)

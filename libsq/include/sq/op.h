@@ -68,6 +68,8 @@ struct sq_ops {
                      int64_t cols);
     void (*rowquant_grad)(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
                           const float *u, const float *l, int64_t rows, int64_t cols);
+    void (*rowquant_error)(double *err, const float *z, const float *weight, const struct sq_rowq *p,
+                           const float *scale, const float *zero, int64_t tries, int64_t n);
 
     /* nll[i] = -log softmax(logits[i,:])[target[i]] in double; and per row KL(base || logits) and argmax agreement */
     void (*nll)(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);

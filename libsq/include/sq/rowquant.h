@@ -34,6 +34,10 @@ void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const fl
 void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
                           const float *u, const float *l, int64_t rows, int64_t cols);
 
+/* For a search over grids: err[t] = sum over n channels of weight (z - rounded z)^2 on grid t; weight NULL: 1. */
+void sq_rowquant_error_ref(double *err, const float *z, const float *weight, const struct sq_rowq *p,
+                           const float *scale, const float *zero, int64_t tries, int64_t n);
+
 /* The grid alone: scale, zero [rows, G] (zero is 0 when symmetric; not clamped to the code range). */
 void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq_rowq *p, const float *u,
                       const float *l, int64_t rows, int64_t cols);

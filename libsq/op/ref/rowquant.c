@@ -149,3 +149,21 @@ void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const u
             y[at + j] = (float)((int)q[at + j] - (int)zero[i]) * scale[i];
     }
 }
+
+/* Sums in float over 8 partial sums: a choice among grids needs no more, and every backend makes the same one. */
+void sq_rowquant_error_ref(double *err, const float *z, const float *weight, const struct sq_rowq *p,
+                           const float *scale, const float *zero, int64_t tries, int64_t n)
+{
+    const float low = rq_low(p), high = rq_high(p);
+    for (int64_t t = 0; t < tries; t++) {
+        float sum[8] = {0};
+        double wide[8];
+        for (int64_t j = 0; j < n; j++) {
+            const float e = z[j] - (rq_clamp(rintf(z[j] / scale[t]) + zero[t], low, high) - zero[t]) * scale[t];
+            sum[j % 8] += weight ? e * e * weight[j] : e * e;
+        }
+        for (int k = 0; k < 8; k++)
+            wide[k] = (double)sum[k];
+        err[t] = rq_sum8(wide);
+    }
+}
