@@ -18,6 +18,16 @@ void sq_hash_release(struct sq_hash *h)
     h->state = NULL;
 }
 
+void sq_hash_reset(struct sq_hash *h)
+{
+    (void)XXH3_64bits_reset(h->state); /* fails for NULL only */
+}
+
+void sq_hash_copy(struct sq_hash *dst, const struct sq_hash *src)
+{
+    XXH3_copyState(dst->state, src->state);
+}
+
 void sq_hash_add(struct sq_hash *h, const void *data, size_t n)
 {
     if (n)

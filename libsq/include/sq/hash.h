@@ -14,6 +14,9 @@ enum { SQ_HASH_TEXT = 17 }; /* 16 hex digits and the final NUL */
 
 int sq_hash_init(struct sq_hash *h) SQ_MUSTUSE;
 void sq_hash_release(struct sq_hash *h);
+/* Forget what was added; dst becomes a copy of src. All of them initialised. */
+void sq_hash_reset(struct sq_hash *h);
+void sq_hash_copy(struct sq_hash *dst, const struct sq_hash *src);
 void sq_hash_add(struct sq_hash *h, const void *data, size_t n);
 uint64_t sq_hash_value(const struct sq_hash *h);
 uint64_t sq_hash_of(const void *data, size_t n);
