@@ -47,6 +47,9 @@ int sq_tensor_copy(struct sq_tensor *dst, const struct sq_tensor *src) SQ_MUSTUS
 /* out[count] = t as float32; t must be f32, f16, bf16 or f64. A NaN or Inf is SQ_E_VALUE and names the element. */
 int sq_tensor_to_f32(float *out, const struct sq_tensor *t) SQ_MUSTUSE;
 
+/* SQ_E_VALUE, naming tensor and element, when a float tensor holds a NaN or Inf; other dtypes pass. */
+int sq_tensor_check_finite(const struct sq_tensor *t) SQ_MUSTUSE;
+
 /* Exact conversions, round to nearest even where bits are lost. */
 float sq_f16_to_f32(uint16_t h);
 uint16_t sq_f32_to_f16(float f);
