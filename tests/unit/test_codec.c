@@ -1,5 +1,6 @@
 /* block codecs: which type holds which codes, byte for byte as when gguf.quants.dequantize was run over them
  * (tests/long/pack_blocks.py), and what is said when none does */
+#include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdlib.h>
@@ -8,6 +9,7 @@
 #include <cmocka.h>
 
 #include "../gen/pack_grid.h"
+#include "sq/gguf.h"
 #include "sq/hash.h"
 
 static struct pack_grid grid;
@@ -128,6 +130,92 @@ static void blocks_are_the_golden_ones(void **state)
     }
 }
 
+static float value(const struct sq_grid *g, int64_t r, int64_t c)
+{
+    const int64_t group = g->group ? g->group : g->cols, at = r * (g->cols / group) + c / group;
+    return (float)((int)g->codes[r * g->cols + c] - (int)g->zeros[at]) * g->scales[at];
+}
+
+/* rows that come back as they went in; the row buffer is filled with ones, so that unset bits show */
+static int64_t round_trip(const struct sq_grid *g, enum sq_pack_type t)
+{
+    static uint8_t row[PACK_COLS * 4];
+    static float y[PACK_COLS];
+    int64_t same = 0;
+    for (int64_t r = 0; r < g->rows; r++) {
+        bool equal = true;
+        memset(row, 0xff, sizeof row);
+        assert_true(sq_pack_row(row, g, r, t, SQ_PACK_EXACT));
+        sq_gguf_dequant(y, (int)t, row, g->cols);
+        for (int64_t c = 0; c < g->cols; c++)
+            equal &= y[c] == value(g, r, c);
+        same += equal;
+    }
+    return same;
+}
+
+static void every_code_and_zero_point_returns(void **state)
+{
+    (void)state;
+    static const int64_t groups[] = {0, 16, 32, 64, 128, 256};
+    int64_t tried[SQ_PACK_TYPES] = {0};
+    for (int bits = 1; bits <= 8; bits++)
+        for (int zlo = 0; zlo < 1 << bits; zlo += SQ_MAX(1, (1 << bits) / 8))
+            for (int64_t i = 0; i < SQ_COUNT(groups); i++)
+                for (int t = 0; t < SQ_PACK_TYPES; t++) {
+                    const int step = SQ_MAX(1, (1 << bits) / 8);
+                    pack_grid_make(&grid, bits, zlo, SQ_MIN((1 << bits) - 1, zlo + step), groups[i]);
+                    if (!sq_pack_info((enum sq_pack_type)t) ||
+                        !sq_pack_fits(&grid.g, (enum sq_pack_type)t, SQ_PACK_EXACT))
+                        continue;
+                    assert_int_equal(round_trip(&grid.g, (enum sq_pack_type)t), grid.g.rows);
+                    tried[t] += grid.g.rows;
+                }
+    for (int t = 0; t < SQ_PACK_TYPES; t++)
+        if (sq_pack_info((enum sq_pack_type)t) && t != SQ_PACK_BF16)
+            assert_true(tried[t] >= 8);
+}
+
+/* An all-zero row has no scale that matters: d is 0, so that nothing but 0 can come of it. */
+static void zero_rows_have_scale_zero(void **state)
+{
+    (void)state;
+    uint8_t row[PACK_COLS * 4];
+    pack_grid_make(&grid, 2, 1, 1, 0);
+    memset(grid.codes, 1, PACK_COLS);
+    assert_true(sq_pack_row(row, &grid.g, 0, SQ_PACK_Q2_K, SQ_PACK_EXACT));
+    assert_int_equal(row[80] | row[81] | row[82] | row[83], 0);
+    assert_true(sq_pack_row(row, &grid.g, 0, SQ_PACK_Q4_0, SQ_PACK_EXACT));
+    assert_int_equal(row[0] | row[1], 0);
+    assert_int_equal(round_trip(&grid.g, SQ_PACK_Q2_K), 1);
+}
+
+/* Rounding anew stays within half a step of the block's largest value. */
+static void lossy_values_are_near(void **state)
+{
+    (void)state;
+    static const struct {
+        enum sq_pack_type t;
+        double steps;
+    } rows[] = {{SQ_PACK_Q8_0, 128}, {SQ_PACK_Q5_0, 16}, {SQ_PACK_Q4_0, 8}};
+    for (int64_t i = 0; i < SQ_COUNT(rows); i++) {
+        uint8_t row[PACK_COLS * 4];
+        float y[PACK_COLS];
+        pack_grid_make(&grid, 8, 0, 255, 0);
+        for (int64_t r = 4; r < grid.g.rows; r += 8) {
+            assert_true(sq_pack_row(row, &grid.g, r, rows[i].t, SQ_PACK_ROUNDED));
+            sq_gguf_dequant(y, (int)rows[i].t, row, PACK_COLS);
+            for (int64_t c = 0; c < PACK_COLS; c++) {
+                double top = 0;
+                for (int64_t k = c / 32 * 32; k < c / 32 * 32 + 32; k++)
+                    top = fmax(top, fabs((double)value(&grid.g, r, k)));
+                /* one end of the scale reaches the largest value, the other stops one step short of it */
+                assert_true(fabs((double)y[c] - (double)value(&grid.g, r, c)) <= 1.01 * top / rows[i].steps);
+            }
+        }
+    }
+}
+
 static void types_have_names(void **state)
 {
     (void)state;
@@ -147,6 +235,9 @@ int main(void)
         cmocka_unit_test(what_no_type_holds_is_refused_with_its_reason),
         cmocka_unit_test(lossy_takes_the_nearest),
         cmocka_unit_test(blocks_are_the_golden_ones),
+        cmocka_unit_test(every_code_and_zero_point_returns),
+        cmocka_unit_test(zero_rows_have_scale_zero),
+        cmocka_unit_test(lossy_values_are_near),
         cmocka_unit_test(types_have_names),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
