@@ -7,6 +7,8 @@
 
 #include "sq/rowquant.h"
 
+enum { RQ_ERROR_CHUNK = 256 }; /* channels whose squared errors are summed in float */
+
 struct rq_grid {
     double su, sl; /* sigma(u), sigma(l) */
     float max, min, hi, lo;
@@ -36,6 +38,20 @@ static inline float rq_high(const struct sq_rowq *p)
     return (float)((1 << (p->sym ? p->bits - 1 : p->bits)) - 1);
 }
 
+/* From the clipped extremes in g to scale and zero point. */
+static inline void rq_grid_finish(struct rq_grid *g, const struct sq_rowq *p)
+{
+    if (p->zero) {
+        g->hi = g->hi > 0 ? g->hi : 0;
+        g->lo = g->lo < 0 ? g->lo : 0;
+    }
+    const float width = p->sym ? fmaxf(fabsf(g->hi), fabsf(g->lo)) : g->hi - g->lo;
+    const float s = width / rq_high(p);
+    g->s = rq_clamp(s, SQ_SCALE_MIN, SQ_SCALE_MAX);
+    g->moves = s >= SQ_SCALE_MIN && s <= SQ_SCALE_MAX;
+    g->zp = p->sym ? 0 : rintf(rq_clamp(-g->lo / g->s, -SQ_ZERO_MAX, SQ_ZERO_MAX)) + 0.0f; /* no -0 */
+}
+
 static inline struct rq_grid rq_grid_of(const struct sq_rowq *p, float max, float min, const float *u,
                                         const float *l)
 {
@@ -43,15 +59,7 @@ static inline struct rq_grid rq_grid_of(const struct sq_rowq *p, float max, floa
     struct rq_grid g = {.su = rq_sigmoid(u), .sl = rq_sigmoid(l), .max = max + 0.0f, .min = min + 0.0f};
     g.hi = (float)g.su * g.max;
     g.lo = (float)g.sl * g.min;
-    if (p->zero) {
-        g.hi = g.hi > 0 ? g.hi : 0;
-        g.lo = g.lo < 0 ? g.lo : 0;
-    }
-    const float width = p->sym ? fmaxf(fabsf(g.hi), fabsf(g.lo)) : g.hi - g.lo;
-    const float s = width / rq_high(p);
-    g.s = rq_clamp(s, SQ_SCALE_MIN, SQ_SCALE_MAX);
-    g.moves = s >= SQ_SCALE_MIN && s <= SQ_SCALE_MAX;
-    g.zp = p->sym ? 0 : rintf(rq_clamp(-g.lo / g.s, -SQ_ZERO_MAX, SQ_ZERO_MAX)) + 0.0f; /* no -0 */
+    rq_grid_finish(&g, p);
     return g;
 }
 

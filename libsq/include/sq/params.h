@@ -56,7 +56,8 @@ int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
 /* |alpha| >= 1e-2, sign kept, 0 counts as +: before every forward. */
 void sq_params_project(struct sq_params *p);
 /* Starting clip factors that minimise the rounding error of each row or group, weighted by the input channel's mean
- * square (stats) or unweighted (NULL): --init act, mse. u, l must exist. Writes u = logit(factor). */
+ * square (stats) or unweighted (NULL): --init act, mse. Writes u, l = logit(factor), at most 8. w is the float layer, as
+ * it is before anything was learned; linears without u, l are left out. Symmetric grids get u = l. */
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w, const struct sq_scheme *s,
                      const struct sq_input_stats *stats) SQ_MUSTUSE;
 

@@ -41,6 +41,10 @@ void sq_rowquant_error_ref(double *err, const float *z, const float *weight, con
 /* The grid alone: scale, zero [rows, G] (zero is 0 when symmetric; not clamped to the code range). */
 void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq_rowq *p, const float *u,
                       const float *l, int64_t rows, int64_t cols);
+/* The grid of one group from its clipped extremes hi = sigma(u) max, lo = sigma(l) min (before the flag `zero`). */
+void sq_rowquant_grid_of(float *scale, float *zero, float hi, float lo, const struct sq_rowq *p);
+/* sigma(u) as the quantizer computes it */
+float sq_rowquant_factor(float u);
 /* Codes on a given grid: clamp(round(z / s) + zp), stored u8; symmetric codes are stored + 2^(bits-1). */
 void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero, const struct sq_rowq *p,
                        int64_t rows, int64_t cols);

@@ -123,6 +123,19 @@ void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq
     }
 }
 
+void sq_rowquant_grid_of(float *scale, float *zero, float hi, float lo, const struct sq_rowq *p)
+{
+    struct rq_grid g = {.hi = hi + 0.0f, .lo = lo + 0.0f};
+    rq_grid_finish(&g, p);
+    *scale = g.s;
+    *zero = g.zp;
+}
+
+float sq_rowquant_factor(float u)
+{
+    return (float)rq_sigmoid(&u);
+}
+
 void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero, const struct sq_rowq *p,
                        int64_t rows, int64_t cols)
 {
@@ -150,20 +163,21 @@ void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const u
     }
 }
 
-/* Sums in float over 8 partial sums: a choice among grids needs no more, and every backend makes the same one. */
+/* Sums of a chunk in float: a choice among grids needs no more, and every backend makes the same one. */
 void sq_rowquant_error_ref(double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t tries, int64_t n)
 {
     const float low = rq_low(p), high = rq_high(p);
     for (int64_t t = 0; t < tries; t++) {
-        float sum[8] = {0};
-        double wide[8];
-        for (int64_t j = 0; j < n; j++) {
-            const float e = z[j] - (rq_clamp(rintf(z[j] / scale[t]) + zero[t], low, high) - zero[t]) * scale[t];
-            sum[j % 8] += weight ? e * e * weight[j] : e * e;
+        err[t] = 0;
+        for (int64_t j = 0; j < n;) {
+            const int64_t end = SQ_MIN(n, j + RQ_ERROR_CHUNK);
+            float part = 0;
+            for (; j < end; j++) {
+                const float e = z[j] - (rq_clamp(rintf(z[j] / scale[t]) + zero[t], low, high) - zero[t]) * scale[t];
+                part += weight ? e * e * weight[j] : e * e;
+            }
+            err[t] += (double)part;
         }
-        for (int k = 0; k < 8; k++)
-            wide[k] = (double)sum[k];
-        err[t] = rq_sum8(wide);
     }
 }
