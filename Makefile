@@ -32,7 +32,7 @@ LIBS := $(CONFIG_LIBS) -lm
 
 MODULES := base tensor wire tok model op/ref op/cpu op quant window sched pack eval
 SRC := $(sort $(foreach m,$(MODULES),$(wildcard libsq/$(m)/*.c)))
-OBJ := $(SRC:%.c=$(B)/%.o)
+OBJ := $(SRC:%.c=$(B)/obj/%.o)
 LIB := $(B)/libsq.a
 PROGS := $(patsubst bin/%.c,$(B)/bin/%,$(wildcard bin/sq-*.c))
 UNIT := $(patsubst tests/%.c,$(B)/tests/%,$(sort $(wildcard tests/unit/test_*.c tests/ops/test_*.c)))
@@ -40,14 +40,14 @@ LESSONS := $(patsubst examples/%.c,$(B)/examples/%,$(sort $(wildcard examples/*.
 HELPERS := $(patsubst tests/gen/%.c,$(B)/gen/%,$(sort $(wildcard tests/gen/*.c)))
 
 # Vector flags only on kernel files: libsq/op/cpu/<op>_avx2.c and _avx512.c are picked at run time.
-$(B)/libsq/op/cpu/%_avx2.o: CFLAGS_ALL += -O3 -mavx2 -mfma -mf16c
-$(B)/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
-$(B)/libsq/op/%.o $(B)/libsq/quant/fold.o: CFLAGS_ALL += $(if $(SAN),,-O3)
+$(B)/obj/libsq/op/cpu/%_avx2.o: CFLAGS_ALL += -O3 -mavx2 -mfma -mf16c
+$(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
+$(B)/obj/libsq/op/%.o $(B)/libsq/quant/fold.o: CFLAGS_ALL += $(if $(SAN),,-O3)
 
 all: $(PROGS) $(LESSONS)
 	$(Q)mkdir -p $(BUILD) && ln -sfn $(FLAVOUR)/bin $(BUILD)/bin
 
-$(B)/%.o: %.c $(B)/config.mk
+$(B)/obj/%.o: %.c $(B)/config.mk
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  CC   $<")
 	$(Q)$(CC) $(CFLAGS_ALL) -MMD -MP -c $< -o $@
@@ -56,20 +56,20 @@ $(LIB): $(OBJ)
 	@$(if $(V),,echo "  AR   $@")
 	$(Q)rm -f $@ && ar rcs $@ $^
 
-$(B)/bin/%: $(B)/bin/%.o $(LIB)
+$(B)/bin/%: $(B)/obj/bin/%.o $(LIB)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
-$(B)/gen/%: $(B)/tests/gen/%.o $(LIB)
+$(B)/gen/%: $(B)/obj/tests/gen/%.o $(LIB)
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
-$(B)/examples/%: $(B)/examples/%.o $(LIB)
+$(B)/examples/%: $(B)/obj/examples/%.o $(LIB)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
-$(B)/tests/%: $(B)/tests/%.o $(LIB)
+$(B)/tests/%: $(B)/obj/tests/%.o $(LIB)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -lcmocka -o $@
 
@@ -96,7 +96,7 @@ FUZZ := $(patsubst tests/fuzz/%.c,$(B)/fuzz/%,$(sort $(wildcard tests/fuzz/fuzz_
 FUZZ_SECONDS ?= 600
 fuzz-replay: $(FUZZ)
 
-$(B)/fuzz/%: $(B)/tests/fuzz/%.o $(B)/tests/fuzz/replay.o $(LIB)
+$(B)/fuzz/%: $(B)/obj/tests/fuzz/%.o $(B)/obj/tests/fuzz/replay.o $(LIB)
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
@@ -108,7 +108,7 @@ fuzz-run: $(patsubst %,%.libfuzzer,$(FUZZ))
 	$(Q)for t in $^; do n=$$(basename $$t .libfuzzer); mkdir -p $(BUILD)/corpus/$$n; \
 	  echo "== $$n"; $$t -max_total_time=$(FUZZ_SECONDS) -rss_limit_mb=2048 -print_final_stats=1 $(BUILD)/corpus/$$n tests/fuzz/corpus/$$n 2>&1 | tail -12 || exit 1; done
 
-$(B)/fuzz/%.libfuzzer: $(B)/tests/fuzz/%.o $(LIB)
+$(B)/fuzz/%.libfuzzer: $(B)/obj/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
@@ -138,5 +138,5 @@ install: all man
 clean:
 	rm -rf $(BUILD)
 
--include $(OBJ:.o=.d) $(wildcard $(B)/bin/*.d $(B)/tests/*/*.d $(B)/examples/*.d)
+-include $(OBJ:.o=.d) $(wildcard $(B)/obj/bin/*.d $(B)/obj/tests/*/*.d $(B)/obj/examples/*.d)
 .PHONY: all tests check check-long hdr-check fuzz fuzz-run fuzz-replay man install clean
