@@ -42,7 +42,7 @@ HELPERS := $(patsubst tests/gen/%.c,$(B)/gen/%,$(sort $(wildcard tests/gen/*.c))
 # Vector flags only on kernel files: libsq/op/cpu/<op>_avx2.c and _avx512.c are picked at run time.
 $(B)/obj/libsq/op/cpu/%_avx2.o: CFLAGS_ALL += -O3 -mavx2 -mfma -mf16c
 $(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
-$(B)/obj/libsq/op/%.o $(B)/libsq/quant/fold.o: CFLAGS_ALL += $(if $(SAN),,-O3)
+$(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o: CFLAGS_ALL += $(if $(SAN),,-O3)
 
 all: $(PROGS) $(LESSONS)
 	$(Q)mkdir -p $(BUILD) && ln -sfn $(FLAVOUR)/bin $(BUILD)/bin
@@ -57,6 +57,7 @@ $(LIB): $(OBJ)
 	$(Q)rm -f $@ && ar rcs $@ $^
 
 $(B)/bin/%: $(B)/obj/bin/%.o $(LIB)
+	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
@@ -66,10 +67,12 @@ $(B)/gen/%: $(B)/obj/tests/gen/%.o $(LIB)
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
 $(B)/examples/%: $(B)/obj/examples/%.o $(LIB)
+	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
 $(B)/tests/%: $(B)/obj/tests/%.o $(LIB)
+	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -lcmocka -o $@
 
