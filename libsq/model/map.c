@@ -46,10 +46,15 @@ void sq_map_close(struct sq_map *m)
     *m = (struct sq_map){.data = NULL, .size = 0, .mapped = false};
 }
 
+/* The kernel maps up to 16 pages around one that is touched, also such that were dropped before: without the
+ * margin every border between two tensors would stay resident, and the sum would grow with the model. */
 void sq_map_drop(const struct sq_map *m, const void *data, size_t n)
 {
-    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE);
-    const uintptr_t begin = ((uintptr_t)data + page - 1) / page * page, end = ((uintptr_t)data + n) / page * page;
-    if (m->mapped && begin < end)
-        madvise((void *)begin, end - begin, MADV_DONTNEED);
+    const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), margin = 16 * page;
+    const uintptr_t first = (uintptr_t)m->data, last = first + m->size, at = (uintptr_t)data;
+    if (!m->mapped || !n)
+        return;
+    const uintptr_t begin = at - first > margin ? (at - margin) / page * page : first;
+    const uintptr_t end = last - (at + n) > margin ? at + n + margin : last;
+    madvise((void *)begin, end - begin, MADV_DONTNEED);
 }

@@ -47,6 +47,7 @@ int sq_source_open(struct sq_source **out, const char *spec)
 
     *out = NULL;
     SQ_TRY(sq_alloc(&s, 1));
+    s->rec = (struct sq_record)SQ_RECORD_INIT;
     SQ_TRY(sq_strdup(&s->spec, spec));
     SQ_TRY(sq_alloc(&s->file, SQ_SIDE_FILES));
     SQ_TRY(sq_alloc(&s->map, SQ_SIDE_FILES));
@@ -169,7 +170,42 @@ const struct sq_side *sq_source_find_file(const struct sq_source *s, const char 
     return NULL;
 }
 
+int sq_source_put_head(struct sq_stream *out, const struct sq_source *s)
+{
+    json_t *config = NULL, *head = NULL;
+    int rc = 0;
+
+    SQ_TRY(sq_config_to_json(&config, &s->cfg));
+    head = json_pack("{s:s, s:O, s:O, s:O}", "record", "model", "config", config, "original", s->original, "manifest",
+                     s->manifest);
+    rc = head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for the model record");
+    for (int64_t i = 0; i < s->nfile && rc == 0; i++) {
+        const struct sq_side *f = &s->file[i];
+        json_decref(head);
+        head = json_pack("{s:s, s:s, s:I}", "record", "file", "name", f->name, "bytes", (json_int_t)f->size);
+        rc = head ? sq_stream_put(out, head, f->data, f->size) : sq_fail(SQ_E_NOMEM, "no memory for a file record");
+        sq_map_drop(&s->map[i], f->data, f->size);
+    }
+out:
+    json_decref(head);
+    json_decref(config);
+    return rc;
+}
+
 /* ---- tensors ---- */
+
+const char *sq_source_role(const char *name)
+{
+    return strcmp(name, SQ_EMBED_NAME) == 0        ? "embedding"
+           : strcmp(name, SQ_FINAL_NORM_NAME) == 0 ? "norm"
+           : strcmp(name, SQ_HEAD_NAME) == 0       ? "head"
+                                                   : NULL;
+}
+
+bool sq_source_is_stream(const struct sq_source *s)
+{
+    return s->in != NULL;
+}
 
 /* Pages of what was given out before are done with: the caller has asked for the next thing. */
 static void drop_read(struct sq_source *s)

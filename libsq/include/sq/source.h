@@ -51,8 +51,15 @@ const struct sq_side *sq_source_find_file(const struct sq_source *s, const char 
  * float streams give SQ_EMBED_NAME first; at the end SQ_FINAL_NORM_NAME, and SQ_HEAD_NAME unless the head is tied
  * to the embedding. Merged streams may hold other names in their place. t is overwritten (released first). */
 int sq_source_top(struct sq_source *s, struct sq_tensor *t) SQ_MUSTUSE;
+/* "embedding", "norm", "head" for the names above, else NULL: the role of such a tensor in a stream. */
+const char *sq_source_role(const char *name);
 /* The next layer: 1, 0 after the last one, < 0. l is overwritten (released first). */
 int sq_source_layer(struct sq_source *s, struct sq_layer *l) SQ_MUSTUSE;
+
+/* It is a stream, not a checkpoint. */
+bool sq_source_is_stream(const struct sq_source *s);
+/* Write what a stream begins with after its begin record: the model record and the side files. */
+int sq_source_put_head(struct sq_stream *out, const struct sq_source *s);
 
 SQ_END_DECLS
 #endif
