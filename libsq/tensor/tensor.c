@@ -86,6 +86,20 @@ int sq_tensor_copy(struct sq_tensor *dst, const struct sq_tensor *src)
     return rc;
 }
 
+double sq_tensor_at(const struct sq_tensor *t, int64_t i)
+{
+    switch (t->dtype) {
+    case SQ_F32: return (double)((const float *)t->data)[i];
+    case SQ_F16: return (double)sq_f16_to_f32(((const uint16_t *)t->data)[i]);
+    case SQ_BF16: return (double)sq_bf16_to_f32(((const uint16_t *)t->data)[i]);
+    case SQ_F64: return ((const double *)t->data)[i];
+    case SQ_U8: return ((const uint8_t *)t->data)[i];
+    case SQ_I8: return ((const int8_t *)t->data)[i];
+    case SQ_I32: return ((const int32_t *)t->data)[i];
+    default: return (double)((const int64_t *)t->data)[i];
+    }
+}
+
 int sq_tensor_to_f32(float *out, const struct sq_tensor *t)
 {
     const int64_t n = sq_tensor_count(t);

@@ -70,7 +70,7 @@ static int aborted(struct sq_stream *s, const json_t *head)
 
 /* The digest covers the bytes in front of the end record and then the text of its in_digest, so that no bit of the
  * stream is without a check. */
-static int check_end(struct sq_stream *s, const json_t *head)
+static int check_end(struct sq_stream *s, json_t *head)
 {
     int64_t records, size;
     const char *digest, *in_digest = "";
@@ -94,6 +94,7 @@ static int check_end(struct sq_stream *s, const json_t *head)
     memcpy(s->digest, text, sizeof text);
     if (s->peer)
         memcpy(s->peer->in_digest, text, sizeof text);
+    s->end = json_incref(head);
     s->ended = true;
 out:
     return rc;

@@ -32,6 +32,7 @@ static void release(struct sq_stream **s)
     if (x->peer)
         x->peer->peer = NULL;
     json_decref(x->begin);
+    json_decref(x->end);
     json_decref(x->chunk_head);
     wire_text_release(&x->head);
     sq_free(x->scratch);
@@ -72,6 +73,11 @@ out:
 const json_t *sq_stream_header(const struct sq_stream *in)
 {
     return in->begin;
+}
+
+const json_t *sq_stream_trailer(const struct sq_stream *in)
+{
+    return in->end;
 }
 
 int64_t sq_stream_bytes(const struct sq_stream *s)

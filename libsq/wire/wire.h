@@ -41,7 +41,7 @@ struct sq_stream {
     bool begun, ended;
     bool in_payload; /* reader: of the current record; messages say so */
 
-    json_t *begin;                 /* reader: the begin record */
+    json_t *begin, *end;           /* reader: these records */
     char where[WIRE_WHERE];        /* the current record in words, for messages */
     struct sq_stream *peer;        /* a filter's reader and its writer know each other: in_digest */
     char digest[SQ_HASH_TEXT];     /* reader: of the whole stream, once ended, else "" */

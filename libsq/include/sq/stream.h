@@ -72,8 +72,9 @@ int sq_stream_copy(struct sq_stream *out, struct sq_stream *in, const struct sq_
  * program (version, arguments, seed, backend, precision, instruction set); none with --no-prov.
  * The digest of a filter's input is not known yet; it goes into its end record ("in_digest"). */
 int sq_stream_begin(struct sq_stream *out, struct sq_stream *in, const struct sq_app *app);
-/* The begin record of a reader, borrowed. */
+/* The begin record of a reader, and its end record once that was read and checked, else NULL; borrowed. */
 const json_t *sq_stream_header(const struct sq_stream *in);
+const json_t *sq_stream_trailer(const struct sq_stream *in);
 
 /* Writer: end record, flush, fsync and rename for paths, close; *s becomes NULL. Unchecked puts are legal, an
  * unchecked finish is not. Reader: checks that the end was seen, closes. */

@@ -44,6 +44,8 @@ void sq_tensor_release(struct sq_tensor *t);
 void sq_tensor_move(struct sq_tensor *dst, struct sq_tensor *src);
 /* An owned copy of src. */
 int sq_tensor_copy(struct sq_tensor *dst, const struct sq_tensor *src) SQ_MUSTUSE;
+/* Element i of any dtype. */
+double sq_tensor_at(const struct sq_tensor *t, int64_t i);
 /* out[count] = t as float32; t must be f32, f16, bf16 or f64. A NaN or Inf is SQ_E_VALUE and names the element. */
 int sq_tensor_to_f32(float *out, const struct sq_tensor *t) SQ_MUSTUSE;
 
