@@ -25,9 +25,9 @@ static int next_content(struct sq_stream *in, struct sq_record *rec)
 /* What of a header is content, as text: keys sorted, no spaces. SQ_E_NOMEM. *out is free()d by the caller. */
 static int content_text(char **out, const struct sq_record *rec)
 {
-    static const char *const keys[][7] = {
+    static const char *const keys[][8] = {
         [SQ_REC_TOKENS] = {"record", "samples", "length", "heldout", "dtype"},
-        [SQ_REC_TENSOR] = {"record", "layer", "name", "dtype", "shape", "bytes"},
+        [SQ_REC_TENSOR] = {"record", "layer", "name", "dtype", "shape", "bytes", "scheme"},
         [SQ_REC_LAYER] = {"record", "index", "state", "scheme"},
     };
     json_t *obj = json_object();

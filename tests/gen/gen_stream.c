@@ -89,7 +89,7 @@ static int put_layer(struct gen *g, int64_t index)
     l.index = index;
     l.state = (enum sq_state)g->state;
     if (g->state != SQ_FLOAT)
-        l.scheme = json_pack("{s:i, s:i, s:i, s:b, s:f}", "wbits", 2, "abits", 16, "group", 0, "sym", 0, "rate", 1.0);
+        l.scheme = json_pack("{s:i, s:i, s:i, s:b, s:f}", "wbits", 2, "abits", 16, "group", 0, "symmetric", 0, "rate", 1.0);
     for (int64_t i = 0; i < sq_config_linears(&g->cfg); i++)
         SQ_TRY(add_linear(g, &l, i));
     for (int i = 0; i < SQ_GAINS; i++)
