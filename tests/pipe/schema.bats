@@ -59,9 +59,9 @@ python_with() {
         run -1 python3 "$ROOT/tests/schema_check.py" b.sq
     done <<'END'
 float flaot
-heldout holdout
+xxh3 xxh9
 samples simples
-magic tragic
+magic magik
 \xa3i32 \xa3x32
 END
     head -c 3000 a.sq >b.sq
