@@ -43,6 +43,7 @@ HELPERS := $(patsubst tests/gen/%.c,$(B)/gen/%,$(sort $(wildcard tests/gen/*.c))
 $(B)/obj/libsq/op/cpu/%_avx2.o: CFLAGS_ALL += -O3 -mavx2 -mfma -mf16c
 $(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += -O3 -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
 $(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o: CFLAGS_ALL += $(if $(SAN),,-O3)
+$(B)/obj/libsq/op/cpu/%.o: CFLAGS_ALL += -Wno-psabi
 
 all: $(PROGS) $(LESSONS)
 	$(Q)mkdir -p $(BUILD) && ln -sfn $(FLAVOUR)/bin $(BUILD)/bin

@@ -1,6 +1,11 @@
 /* The tables: filled with the reference, then overridden by the CPU backend (STYLE 2.2, as BLIS does it). */
 #include "sq/op.h"
 
+#include <pthread.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "cpu/cpu.h"
 #include "ref/ref.h"
 
 static const struct sq_ops reference = {
@@ -26,13 +31,53 @@ static const struct sq_ops reference = {
     .kl = sq_kl_ref,
 };
 
-static struct sq_ops tables[2];
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
+static struct sq_ops tables[2][2]; /* [ref or cpu][precision] */
+static bool have_ref, have_cpu;
+
+static void fill_ref(void)
+{
+    for (int b = 0; b < 2 && !have_ref; b++)
+        for (int p = 0; p < 2; p++) {
+            tables[b][p] = reference;
+            tables[b][p].precision = (enum sq_precision)p;
+        }
+    have_ref = true;
+}
+
+static int fill_cpu(void)
+{
+    const char *isa = getenv("SQ_ISA");
+    enum sq_cpu_level level = SQ_CPU_LIBRARIES;
+    if (have_cpu)
+        return 0;
+    if (isa && strcmp(isa, "base") == 0)
+        level = SQ_CPU_BASE;
+    else if (isa && strcmp(isa, "vector") == 0)
+        level = SQ_CPU_VECTOR;
+    else if (isa && *isa)
+        return sq_fail(SQ_E_ARG, "SQ_ISA is '%s', not base or vector", isa);
+    const int rc = sq_cpu_init(level);
+    if (rc < 0)
+        return rc;
+    for (int p = 0; p < 2; p++)
+        sq_cpu_fill(&tables[1][p]);
+    have_cpu = true;
+    return 0;
+}
 
 int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision)
 {
-    (void)backend;
-    tables[precision] = reference;
-    tables[precision].precision = precision;
-    *out = &tables[precision];
-    return 0;
+    int rc = 0;
+    *out = NULL;
+    if (precision != SQ_BF16_PRODUCTS && precision != SQ_F32_PRODUCTS)
+        return sq_fail(SQ_E_ARG, "precision %d is unknown", (int)precision);
+    SQ_ASSERT(pthread_mutex_lock(&lock) == 0);
+    fill_ref();
+    if (backend != SQ_BACKEND_REF)
+        rc = fill_cpu();
+    SQ_ASSERT(pthread_mutex_unlock(&lock) == 0);
+    if (rc == 0)
+        *out = &tables[backend != SQ_BACKEND_REF][precision];
+    return rc;
 }

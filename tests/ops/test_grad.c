@@ -10,6 +10,9 @@
 #include "sq/rng.h"
 #include "sq/tensor.h"
 
+#ifdef __clang__
+#pragma clang diagnostic ignored "-Wkeyword-macro"
+#endif
 #define float double
 #define sq_gemm_ref gemm64
 #define sq_rmsnorm_ref rmsnorm64

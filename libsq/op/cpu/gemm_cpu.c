@@ -1,0 +1,125 @@
+/* C = A' B' by panels, as BLIS does it, but with both operands packed (and rounded to bf16) once for all threads:
+ *
+ *   for blocks of columns, of rows, of k:   what SQ_PANELS holds; k in equal parts of at most kc
+ *       pack the rows and the columns       threads take groups of panels
+ *       tiles of C                          threads take tiles as they come; a tile belongs to one thread, and the
+ *                                           blocks of k follow each other, so the order of each sum is fixed
+ * Tile sizes depend on the shape only. */
+#include "cpu.h"
+
+#include <string.h>
+
+struct side {
+    const float *x;
+    int64_t vs, ks, n, w; /* vectors vs apart, their elements ks apart, how many; panels of w */
+    float *panels;
+};
+
+struct block {
+    int64_t i0, m, j0, n, p0, k, mt, nt;
+};
+
+static int64_t ceil_div(int64_t a, int64_t b)
+{
+    return (a + b - 1) / b;
+}
+
+/* n in equal parts of at most `most`, a multiple of unit */
+static int64_t part(int64_t n, int64_t most, int64_t unit)
+{
+    return ceil_div(ceil_div(n, ceil_div(n, most)), unit) * unit;
+}
+
+/* 144 rows of 256 floats stay in an L2 of 256 KiB. Small products get smaller tiles, so that there is enough of them
+ * for 16 threads. */
+static void choose_tiles(struct block *b, const struct sq_tile *t)
+{
+    int64_t rows = 144, cols = 512;
+    for (;;) {
+        b->mt = part(b->m, rows, t->wr);
+        b->nt = part(b->n, cols, t->wc);
+        if (ceil_div(b->m, b->mt) * ceil_div(b->n, b->nt) >= 64 || (rows <= 48 && cols <= 64))
+            return;
+        if (cols > 64)
+            cols /= 2;
+        else
+            rows /= 2;
+    }
+}
+
+static void pack_side(const struct side *s, int64_t from, int64_t n, const struct block *b, bool round)
+{
+    const int64_t group = SQ_MAX(96 / s->w, 1) * s->w;
+#pragma omp for schedule(static) nowait
+    for (int64_t i = 0; i < n; i += group)
+        sq_vec->pack(s->panels + i * b->k, s->w, s->x + (from + i) * s->vs + b->p0 * s->ks, s->vs, s->ks,
+                     SQ_MIN(group, n - i), b->k, round);
+}
+
+static void multiply_tile(float *c, int64_t ldc, const struct side *rows, const struct side *cols, int64_t i0,
+                          int64_t j0, const struct block *b, bool add)
+{
+    const struct sq_tile *t = &sq_tile;
+    const int64_t i1 = SQ_MIN(i0 + b->mt, b->m), j1 = SQ_MIN(j0 + b->nt, b->n);
+#define ONE(i, j)                                                                                                  \
+    t->mul(c + (b->i0 + (i)) * ldc + b->j0 + (j), ldc, rows->panels + (i) * b->k, cols->panels + (j) * b->k,       \
+           SQ_MIN(t->wr, i1 - (i)), SQ_MIN(t->wc, j1 - (j)), b->k, add)
+    if (t->wide)
+        for (int64_t i = i0; i < i1; i += t->wr)
+            for (int64_t j = j0; j < j1; j += t->wc)
+                ONE(i, j);
+    else
+        for (int64_t j = j0; j < j1; j += t->wc)
+            for (int64_t i = i0; i < i1; i += t->wr)
+                ONE(i, j);
+#undef ONE
+}
+
+/* Called by all threads of a parallel region. */
+static void multiply_block(float *c, int64_t ldc, const struct side *rows, const struct side *cols, struct block *b,
+                           bool add, bool round)
+{
+    choose_tiles(b, &sq_tile);
+    const int64_t mtiles = ceil_div(b->m, b->mt), ntiles = ceil_div(b->n, b->nt);
+    pack_side(rows, b->i0, b->m, b, round);
+    pack_side(cols, b->j0, b->n, b, round);
+#pragma omp barrier
+#pragma omp for schedule(dynamic)
+    for (int64_t t = 0; t < mtiles * ntiles; t++)
+        multiply_tile(c, ldc, rows, cols, t % mtiles * b->mt, t / mtiles * b->nt, b, add || b->p0 > 0);
+}
+
+static void multiply(float *c, int64_t ldc, const struct side *rows, const struct side *cols, int64_t k, bool add,
+                     bool round)
+{
+    const int64_t kb = part(k, sq_tile.kc, 1);
+    const int64_t mb = part(rows->n, SQ_PANELS / kb - rows->w, rows->w), nb = part(cols->n, SQ_PANELS / kb - cols->w, cols->w);
+    struct block b;
+    for (b.j0 = 0; b.j0 < cols->n; b.j0 += nb)
+        for (b.i0 = 0; b.i0 < rows->n; b.i0 += mb)
+            for (b.p0 = 0; b.p0 < k; b.p0 += kb) {
+                b.m = SQ_MIN(mb, rows->n - b.i0);
+                b.n = SQ_MIN(nb, cols->n - b.j0);
+                b.k = SQ_MIN(kb, k - b.p0);
+                multiply_block(c, ldc, rows, cols, &b, add, round);
+            }
+}
+
+void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
+                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16)
+{
+    if (m <= 0 || n <= 0)
+        return;
+    if (k <= 0) {
+        for (int64_t i = 0; i < m && !add; i++)
+            memset(c + i * ldc, 0, (size_t)n * sizeof *c);
+        return;
+    }
+    sq_space_lock();
+    const struct side rows = {a, ta ? 1 : lda, ta ? lda : 1, m, sq_tile.wr, sq_space_panels(0)};
+    const struct side cols = {b, tb ? ldb : 1, tb ? 1 : ldb, n, sq_tile.wc, sq_space_panels(1)};
+    const bool large = (double)m * (double)n * (double)k > 1e6; /* about 30 us: less does not pay for waking threads */
+#pragma omp parallel num_threads(large ? sq_cpu_threads() : 1)
+    multiply(c, ldc, &rows, &cols, k, add, round_bf16);
+    sq_space_unlock();
+}

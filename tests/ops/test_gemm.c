@@ -1,0 +1,129 @@
+/* products: the CPU backend against the reference */
+#include "ops_check.h"
+
+/* z: m n k lda ldb ldc ta tb add round, strides as gaps */
+static void run_gemm(const struct sq_ops *ops, struct buf *b, const int64_t *z)
+{
+    ops->gemm(b[2].cur, z[5], b[0].cur, z[3], z[6], b[1].cur, z[4], z[7], z[0], z[1], z[2], z[8], z[9]);
+}
+
+/* A sum of k products of unit variance in f32: each of k additions is wrong by up to U times a partial sum of size
+ * sqrt(i), so the variance of the error is at most U^2 k^2 / 2, that of the result k: NMSE below U^2 k / 2. Twice that
+ * for the products, their rounding and the final addition of blocks. */
+static double gemm_limit(int64_t k)
+{
+    return U * U * (double)(k + 8);
+}
+
+static void check_gemm(int64_t m, int64_t n, int64_t k, int gap, int flags)
+{
+    const bool ta = flags & 1, tb = flags & 2, add = flags & 4, round = flags & 8;
+    const int64_t am = ta ? k : m, an = ta ? m : k, bm = tb ? n : k, bn = tb ? k : n;
+    const int64_t z[] = {m, n, k, an + gap, bn + 2 * gap, n + 3 * gap, ta, tb, add, round};
+    struct buf b[3];
+    buf_new(&b[0], rows_size(am, an, z[3]), 0);
+    buf_new(&b[1], rows_size(bm, bn, z[4]), 0);
+    buf_new(&b[2], rows_size(m, n, z[5]), gemm_limit(k));
+    buf_normal_rows(&b[0], am, an, z[3]);
+    buf_normal_rows(&b[1], bm, bn, z[4]);
+    if (add)
+        buf_normal_rows(&b[2], m, n, z[5]);
+    check_op("gemm", b, 3, run_gemm, z);
+}
+
+static const int64_t sizes[][3] = {
+    {0, 5, 3},   {5, 0, 3},    {5, 3, 0},     {1, 1, 1},     {1, 7, 5},    {7, 1, 5},     {6, 16, 8},
+    {5, 15, 7},  {7, 17, 9},   {13, 33, 31},  {12, 32, 256}, {64, 64, 64}, {97, 101, 103}, {48, 64, 257},
+    {3, 300, 4}, {200, 4, 90}, {150, 50, 513}, {145, 129, 70},
+};
+
+static void every_size_and_form(void **state)
+{
+    (void)state;
+    for (int64_t s = 0; s < SQ_COUNT(sizes); s++)
+        for (int flags = 0; flags < 16; flags++)
+            check_gemm(sizes[s][0], sizes[s][1], sizes[s][2], flags % 3, flags);
+}
+
+/* Larger than the tiles and than one block of k, with threads: the four forms that a model needs. */
+static void model_sizes(void **state)
+{
+    (void)state;
+    const int64_t big[][3] = {{300, 576, 192}, {192, 300, 576}, {576, 192, 300}, {65, 1100, 600}};
+    for (int64_t s = 0; s < SQ_COUNT(big); s++)
+        for (int flags = 0; flags < 4; flags++)
+            check_gemm(big[s][0], big[s][1], big[s][2], 0, flags | (flags % 2 ? 8 : 4));
+}
+
+/* Rounding to bf16 is exact: with operands that are bf16 already nothing changes; with others it does. */
+static void rounding_is_that_of_bf16(void **state)
+{
+    (void)state;
+    enum { M = 9, N = 18, K = 21 };
+    float a[M * K], b[K * N], ra[M * K], rb[K * N], c[M * N], d[M * N];
+    for (int i = 0; i < M * K; i++) {
+        a[i] = (float)sq_rng_normal(&check_rng);
+        ra[i] = sq_bf16_to_f32(sq_f32_to_bf16(a[i]));
+    }
+    for (int i = 0; i < K * N; i++) {
+        b[i] = (float)sq_rng_normal(&check_rng);
+        rb[i] = sq_bf16_to_f32(sq_f32_to_bf16(b[i]));
+    }
+    const uint32_t tie[] = {0x3f808000, 0x3f818000, 0x3f807fff, 0x3f808001, 0x00000001, 0x7f7fffff};
+    memcpy(a, tie, sizeof tie);
+    for (int i = 0; i < SQ_COUNT(tie); i++)
+        ra[i] = sq_bf16_to_f32(sq_f32_to_bf16(a[i]));
+    for (int level = SQ_CPU_BASE; level <= SQ_CPU_LIBRARIES; level++) {
+        const struct sq_ops *ops = level_ops((enum sq_cpu_level)level);
+        ops->gemm(c, N, a, K, false, b, N, false, M, N, K, false, true);
+        ops->gemm(d, N, ra, K, false, rb, N, false, M, N, K, false, false);
+        assert_memory_equal(c, d, sizeof c);
+        ops->gemm(d, N, a, K, false, b, N, false, M, N, K, false, false);
+        assert_memory_not_equal(c + N, d + N, sizeof c - N * sizeof *c);
+    }
+}
+
+/* A NaN reaches every output that depends on it and no other. */
+static void nan_goes_where_it_belongs(void **state)
+{
+    (void)state;
+    float a[7 * 10], b[10 * 5], c[7 * 5];
+    for (int i = 0; i < 70; i++)
+        a[i] = 1;
+    for (int i = 0; i < 50; i++)
+        b[i] = 1;
+    a[3 * 10 + 4] = untouched();
+    for (int level = SQ_CPU_BASE; level <= SQ_CPU_LIBRARIES; level++)
+        for (int round = 0; round < 2; round++) {
+            for (int i = 0; i < 35; i++)
+                c[i] = untouched();
+            level_ops((enum sq_cpu_level)level)->gemm(c, 5, a, 10, false, b, 5, false, 7, 5, 10, false, round);
+            for (int i = 0; i < 35; i++)
+                assert_int_equal(isnan(c[i]) != 0, i / 5 == 3);
+        }
+}
+
+static void the_comparison_notices_one_wrong_element(void **state)
+{
+    (void)state;
+    struct buf b;
+    buf_new(&b, 1000, gemm_limit(64));
+    buf_normal(&b);
+    memcpy(b.want, b.init, 1000 * sizeof(float));
+    buf_reset(&b);
+    assert_true(buf_error(&b, "same", 0) == 0);
+    b.cur[500] += 1e-3f;
+    assert_true(buf_error(&b, "other", 0) > b.limit);
+    buf_free(&b);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_size_and_form),       cmocka_unit_test(model_sizes),
+        cmocka_unit_test(rounding_is_that_of_bf16),  cmocka_unit_test(nan_goes_where_it_belongs),
+        cmocka_unit_test(the_comparison_notices_one_wrong_element),
+    };
+    check_rng = sq_rng_init(5, SQ_RNG_TEST, 0, 0, 0, 0);
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
