@@ -40,5 +40,6 @@ void sq_cpu_fill(struct sq_ops *ops)
     if (sq_vec != &sq_vec_base) { /* the reference's bits, so nothing but time depends on this */
         ops->rowquant = sq_rowquant_cpu;
         ops->rowquant_grad = sq_rowquant_grad_cpu;
+        ops->rowquant_error = sq_rowquant_error_cpu;
     }
 }
