@@ -37,10 +37,7 @@ static int spool_stream(struct sq_stream **s, int fd, enum sq_dir dir)
     if (other < 0)
         return sq_fail(SQ_E_IO, "spool file: %s", strerror(errno));
     snprintf(spec, sizeof spec, "fd:%d", other);
-    const int rc = sq_stream_open(s, spec, dir);
-    if (rc < 0)
-        close(other);
-    return rc;
+    return sq_stream_open(s, spec, dir);
 }
 
 static int one_pass(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app,

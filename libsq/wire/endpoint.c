@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "sq/stop.h"
 #include "wire.h"
 
 /* A pipe holds 64 KiB unless asked; with a slice in flight both sides work at the same time. */
@@ -152,15 +153,16 @@ int wire_close(struct sq_stream *s, bool ok)
     return rc;
 }
 
-/* A descriptor that another process made non-blocking: wait instead of spinning. */
+/* A descriptor that another process made non-blocking: wait instead of spinning. A program that catches SIGTERM must
+ * not sleep on in a pipe: then the call fails. */
 static bool again(int fd, short what)
 {
     if (errno == EINTR)
-        return true;
+        return sq_stopped() == 0;
     if (errno != EAGAIN && errno != EWOULDBLOCK)
         return false;
     struct pollfd p = {.fd = fd, .events = what};
-    return poll(&p, 1, -1) >= 0 || errno == EINTR;
+    return poll(&p, 1, -1) >= 0 || (errno == EINTR && sq_stopped() == 0);
 }
 
 int64_t wire_read(struct sq_stream *s, void *dst, size_t n)
@@ -169,6 +171,8 @@ int64_t wire_read(struct sq_stream *s, void *dst, size_t n)
     do
         got = read(s->fd, dst, n);
     while (got < 0 && again(s->fd, POLLIN));
+    if (got < 0 && errno == EINTR && sq_stop_check() < 0)
+        return SQ_E_IO;
     if (got < 0)
         return sq_fail(SQ_E_IO, "cannot read %s%s%s: %s", s->path ? "'" : "", s->path ? s->path : "the input",
                        s->path ? "'" : "", strerror(errno));
@@ -185,6 +189,8 @@ int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, siz
         const ssize_t n = writev(s->fd, v + i, 2 - i);
         if (n < 0 && again(s->fd, POLLOUT))
             continue;
+        if (n < 0 && errno == EINTR && sq_stop_check() < 0)
+            return SQ_E_IO;
         if (n < 0)
             return sq_fail(SQ_E_IO, "cannot write %s%s%s: %s", s->path ? "'" : "", s->path ? s->path : "the output",
                            s->path ? "'" : "", strerror(errno));

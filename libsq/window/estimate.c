@@ -1,0 +1,146 @@
+/* --dry-run: the stream is read as far as its first layer, one step of that layer is timed at every rate, the rest is
+ * multiplication. */
+#include <stdio.h>
+
+#include "pass.h"
+
+struct estimate {
+    int64_t layer_bytes, params, steps, widest;
+    int64_t layers;    /* sum over chosen windows */
+    double step, eval; /* seconds of one layer: a step, a forward over all samples */
+};
+
+static int64_t count_params(const struct held *h)
+{
+    int64_t n = 0;
+    for (int64_t i = 0; i < h->p.nparam; i++)
+        n += h->p.param[i].n;
+    return n;
+}
+
+/* memory of the largest window with its streams, as the passes allocate it */
+static int64_t peak_bytes(const struct pass *e, const struct estimate *x)
+{
+    const int64_t widest = x->widest, batch = SQ_MIN(e->plan->batch, e->acts.samples);
+    const int64_t streams = acts_floats(&e->acts) * 2 * (int64_t)sizeof(float);
+    const int64_t weight = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
+    /* parameter, gradient, two moments, and the guard's copy */
+    return widest * (x->layer_bytes + x->params * 5 * (int64_t)sizeof(float)) + streams + weight +
+           sq_trainer_bytes(&e->cfg, widest, batch, e->acts.tokens);
+}
+
+static int time_step(struct pass *e, struct estimate *x, double rate)
+{
+    struct sq_member member;
+    struct sq_window_job job = pass_job(e, e->first, rate, &member);
+    struct sq_losses losses;
+    const int64_t n = SQ_MIN(job.batch, job.epoch);
+    int64_t *pick = NULL;
+    double loss;
+    int rc = sq_alloc(&pick, n);
+    for (int64_t i = 0; i < n && rc == 0; i++)
+        pick[i] = i;
+    if (rc == 0)
+        rc = sq_window_grad(&loss, e->trainer, &job, pick, n); /* warm-up: first touch of the memory */
+    const double t0 = sq_now();
+    if (rc == 0)
+        rc = sq_window_grad(&loss, e->trainer, &job, pick, n);
+    const double t1 = sq_now();
+    job.samples = SQ_MIN(job.samples, 4 * job.batch);
+    job.heldout = 0;
+    if (rc == 0)
+        rc = sq_window_eval(&losses, e->trainer, &job, false);
+    x->step = t1 - t0;
+    x->eval = (sq_now() - t1) * (double)e->acts.samples / (double)job.samples;
+    sq_free(pick);
+    return rc;
+}
+
+/* The first layer as a window of its own, with parameters as the first window will make them. */
+static int first_layer(struct pass *e, struct estimate *x)
+{
+    struct sq_window *w = &e->schedule.window[e->first];
+    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples);
+    int rc;
+    *w = (struct sq_window){.first = 0, .last = 0};
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, 1, batch, e->acts.tokens));
+    SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
+    SQ_TRY(pass_advance_float(e, 1));
+    const struct held *h = pass_held(e, 0);
+    x->params = count_params(h);
+    x->layer_bytes = h->w.count * (int64_t)sizeof(float);
+    for (int64_t i = 0; i < h->layer.ntensor; i++)
+        x->layer_bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
+out:
+    return rc;
+}
+
+static void print_time(const char *what, double s)
+{
+    if (s < 120)
+        printf("%-28s %.1f s\n", what, s);
+    else if (s < 7200)
+        printf("%-28s %.1f min\n", what, s / 60);
+    else
+        printf("%-28s %.1f h\n", what, s / 3600);
+}
+
+/* A cursor is not counted on: the estimate is of the whole way from the tokens. */
+static int estimate_learning(struct pass *e, const struct sq_plan *p)
+{
+    struct estimate x = {0};
+    char text[64];
+    double total = 0.0;
+    int rc;
+    int64_t windows = 0;
+    const struct sq_window_job job = {.picks = pass_picks(e), .epoch = e->acts.samples - e->acts.heldout,
+                                      .batch = p->batch};
+    for (int64_t k = 0; k < windows; k++)
+        if (e->chosen[k] && ++windows)
+            x.layers += e->schedule.window[k].last - e->schedule.window[k].first + 1;
+    x.steps = sq_window_steps(&job);
+    x.widest = pass_widest(e);
+    SQ_TRY(first_layer(e, &x));
+    printf("%-28s %" PRId64 " windows of at most %" PRId64 " layers, %" PRId64 " layers\n", "model", windows, x.widest,
+           e->cfg.layers);
+    printf("%-28s %" PRId64 " of %" PRId64 " tokens, %" PRId64 " held out\n", "samples", e->acts.samples, e->acts.tokens,
+           e->acts.heldout);
+    printf("%-28s %" PRId64 " in every window and stage\n", "steps", x.steps);
+    for (int i = 0; i < p->nrate; i++) {
+        SQ_TRY(time_step(e, &x, p->rate[i]));
+        /* three evaluations of every window; both streams through every layer once */
+        const double s = (double)x.layers * ((double)x.steps * x.step + 3 * x.eval) + 2 * (double)e->cfg.layers * x.eval;
+        snprintf(text, sizeof text, "time at rate %g", p->rate[i]);
+        print_time(text, s);
+        total += s;
+    }
+    print_time("time together", total);
+    printf("%-28s %.1f MB\n", "peak memory", (double)peak_bytes(e, &x) / 1e6);
+    if (p->nrate > 1 && !p->window_order) {
+        /* the stream between two passes: the layers as they came and their parameters */
+        const int64_t tensors = x.layer_bytes - 4 * pass_held(e, 0)->w.count;
+        printf("%-28s %.1f MB and embedding and head\n", "disk for the spool file",
+               (double)(e->cfg.layers * (tensors + 4 * x.params)) / 1e6);
+    }
+out:
+    return rc;
+}
+
+int sq_window_estimate(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app)
+{
+    struct tally tally = {0};
+    struct sq_plan plan = *p;
+    struct pass e;
+    plan.no_cursor = true;
+    int rc = pass_init(&e, &plan, app, &tally, in, NULL, plan.rate, plan.nrate);
+    if (rc == 0)
+        rc = pass_prelude(&e);
+    if (rc == 0 && plan.needs_acts)
+        rc = estimate_learning(&e, &plan);
+    else if (rc == 0)
+        printf("nothing is learned: layers get their scheme and pass through\n");
+    if (rc == 0 && fflush(stdout) != 0)
+        rc = sq_fail(SQ_E_IO, "cannot write the estimate");
+    pass_release(&e);
+    return rc;
+}

@@ -1,0 +1,156 @@
+bats_require_minimum_version 1.5.0
+
+setup() {
+    [ -n "${SQ_BUILD:-}" ] || PATH="$PWD/build/bin:$PWD/build/bin/../gen:$PATH"
+    export OMP_WAIT_POLICY=passive # the models are tiny: spinning threads would only disturb other tests
+    cd "$BATS_TEST_TMPDIR"
+}
+
+status_of() { # status_of PID: of a background job
+    status=0
+    wait "$1" || status=$?
+}
+
+args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --backend ref --no-prov"
+
+@test "window: help and version" {
+    run -0 sq-window --help
+    [[ $output == *"--schedule"* && $output == *"--windows"* && $output == *"--preset"* ]]
+    run -0 sq-window --version
+}
+
+@test "window: bad options are status 2" {
+    run -2 --separate-stderr sq-window </dev/null
+    [[ $stderr == *"--scheme is missing"* ]]
+    run -2 --separate-stderr sq-window -s W9A16 </dev/null
+    run -2 --separate-stderr sq-window -s W2A16 --learn lora,x </dev/null
+    [[ $stderr == *"--learn takes none"* ]]
+    run -2 --separate-stderr sq-window -s W2A16 --gamma 0.3 </dev/null
+    [[ $stderr == *"does not divide 1"* ]]
+    run -2 --separate-stderr sq-window -s W2A16 --windows 0-1 </dev/null
+    [[ $stderr == *"--windows cuts one stage"* ]]
+    run -2 sq-window -s W2A16 --preset none </dev/null
+    run -2 sq-window -s W2A16 operand </dev/null
+}
+
+@test "window: --plan" {
+    run -0 sq-window --plan --layers 5 --schedule slider:2,2
+    [ "$output" = $'0-0\n0-1\n1-2\n2-3\n3-4\n4-4' ]
+    run -0 sq-window --plan --layers 32
+    [ "${#lines[@]}" -eq 33 ]
+    run -0 sq-window --plan --layers 5 --schedule layer --windows 1-2,4
+    [ "$output" = $'1-1\n2-2\n4-4' ]
+    tiny_stream 5 2 4 0 >in.sq
+    run -0 sq-window --plan --schedule blocks:2 -i in.sq
+    [ "$output" = $'0-1\n2-3\n4-4' ]
+}
+
+@test "window: a short model is refused with values that fit" {
+    run -1 --separate-stderr sq-window --plan --layers 6
+    [[ $stderr == *"6 layers are fewer than the 4 shallow and 4 deep"*"slider:2,3,2,1"* ]]
+    tiny_stream 5 2 4 0 >in.sq
+    run -1 --separate-stderr sq-window -s W2A16 -i in.sq -o out.sq
+    [[ $stderr == *"try --schedule"* ]]
+    [ ! -e out.sq ]
+}
+
+@test "window: learns, reports metrics, one process equals a pipe of two" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --metrics m.json -i in.sq -o one.sq
+    sq-window $args --rate 0.5 -i in.sq | sq-window $args --rate 1 >two.sq
+    cmp one.sq two.sq
+    grep -q '"event":"epoch"' m.json
+    [ "$(grep -c '"event":"window"' m.json)" -eq 12 ]
+    grep '"event":"window"' m.json | grep '"heldout_exit"' | grep -q '"fallbacks":0'
+}
+
+@test "window: threads do not change a byte" {
+    tiny_stream 4 6 8 2 >in.sq
+    sq-window $args -s W4A4 --threads 1 -i in.sq -o 1.sq
+    sq-window $args -s W4A4 --threads 2 -i in.sq -o 2.sq
+    sq-window $args -s W4A4 --threads 4 -i in.sq -o 4.sq
+    cmp 1.sq 2.sq
+    cmp 1.sq 4.sq
+}
+
+@test "window: pieces joined by cursors end like one process" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --order window -i in.sq -o one.sq
+    sq-window $args --order window --windows 0-2 -i in.sq | sq-window $args --order window --windows 3-5 >two.sq
+    # all windows are done, so no cursor is left and the streams are the same
+    cmp one.sq two.sq
+}
+
+@test "window: --learn none needs no tokens" {
+    tiny_stream 5 0 0 0 | sq-window -s W4A16 --learn none --schedule layer >out.sq
+    run -1 --separate-stderr bash -o pipefail -c 'tiny_stream 5 0 0 0 | sq-window -s W4A16 --schedule layer >out2.sq'
+    [[ $stderr == *"no calibration tokens; put sq-calib before sq-window"* ]]
+}
+
+@test "window: --strict fails on a fallback" {
+    tiny_stream 3 4 8 0 >in.sq
+    run -0 --separate-stderr sq-window $args --schedule layer --learn lora --lr-lora 1000 -i in.sq -o out.sq
+    [[ $stderr == *"training failed twice"* ]]
+    run -1 --separate-stderr sq-window $args --schedule layer --learn lora --lr-lora 1000 --strict -i in.sq -o strict.sq
+    [[ $stderr == *"(--strict)"* ]]
+    [ ! -e strict.sq ]
+}
+
+@test "window: --dry-run prints memory and time and writes nothing" {
+    tiny_stream 5 6 8 2 >in.sq
+    run -0 sq-window $args --dry-run -i in.sq -o out.sq
+    [[ $output == *"peak memory"* && $output == *"time together"* && $output == *"spool"* ]]
+    [ ! -e out.sq ]
+}
+
+@test "window: truncated input is status 3, no file appears" {
+    tiny_stream 5 6 8 2 >in.sq
+    for n in 5000 60000 100000; do
+        head -c $n in.sq >cut.sq
+        run -3 --separate-stderr sq-window $args -i cut.sq -o out.sq
+        [ ! -e out.sq ]
+    done
+    run -3 bash -c 'head -c 60000 in.sq | sq-window '"$args"' | cat >/dev/null; exit ${PIPESTATUS[1]}'
+}
+
+@test "window: SIGTERM stops at once, the reader is told, no file appears" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --epochs 100000 -i in.sq -o out.sq 2>err &
+    pid=$!
+    sleep 1
+    kill -TERM $pid
+    status_of $pid
+    [ "$status" -eq 143 ]
+    grep -q "stopped by signal 15" err
+    [ ! -e out.sq ]
+    [ -z "$(ls out.sq* 2>/dev/null)" ]
+    # in a pipe the reader gets an abort record: status 3
+    mkfifo pipe
+    sq-window $args --epochs 100000 -i in.sq -o pipe 2>err &
+    pid=$!
+    (sleep 1; kill -TERM $pid) &
+    run -3 --separate-stderr sq-window -s W2A16 --learn none --schedule layer -i pipe -o out2.sq
+    [[ $stderr == *"stopped by signal 15"* ]]
+    [ ! -e out2.sq ]
+}
+
+@test "window: SIGTERM while waiting for a slow upstream" {
+    mkfifo slow
+    sleep 60 >slow &
+    holder=$!
+    sq-window $args -i slow -o out.sq 2>err &
+    pid=$!
+    sleep 0.5
+    kill -TERM $pid
+    status_of $pid
+    kill $holder
+    [ "$status" -eq 143 ]
+}
+
+@test "window: a full disk for the spool is one clear line" {
+    tiny_stream 5 6 8 2 >in.sq
+    run -1 --separate-stderr sq-window $args --work /nonexistent -i in.sq -o out.sq
+    [[ $stderr == "sq-window: error: cannot write in folder '/nonexistent'"* ]]
+    run -1 --separate-stderr bash -o pipefail -c 'sq-window '"$args"' -i in.sq >/dev/full'
+    [[ $stderr == *"No space left"* ]]
+}
