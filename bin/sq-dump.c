@@ -17,19 +17,25 @@ int main(int argc, char **argv)
         SQ_OPT_INT(0, "layer", &want.layer, -1, 1 << 20, "with --tensor: the one of this layer; -1: any"),
         SQ_OPT_INT(0, "values", &want.values, 0, INT64_MAX / 4, "with --tensor: how many values"),
         SQ_OPT_FLAG(0, "json", &json, "JSON lines in place of text"),
-        SQ_OPT_FLAG(0, "check", &check, "is it a complete, valid model stream? status 4 if not, 3 if cut short"),
-        SQ_OPT_FLAG(0, "digest", &digest, "digest of tokens, layers and tensors; not of provenance, windows, cursors"),
+        SQ_OPT_FLAG(0, "check", &check,
+                    "is it a complete, valid model stream? status 4 if not, 3 if cut short"),
+        SQ_OPT_FLAG(0, "digest", &digest,
+                    "digest of tokens, layers and tensors; not of provenance, windows, cursors"),
         SQ_OPT_FLAG(0, "cmp", &cmp, "compare two streams; status 4 if they differ"),
-        SQ_OPT_REAL(0, "tolerance", &tolerance, 0.0, 1e6, "with --cmp: of a tensor's largest value; 0: bit for bit"),
+        SQ_OPT_REAL(0, "tolerance", &tolerance, 0.0, 1e6,
+                    "with --cmp: of a tensor's largest value; 0: bit for bit"),
         SQ_OPT_FLAG(0, "prov", &prov, "the commands that made it, oldest first"),
         SQ_OPT_END,
     };
     int rc = 0;
 
-    sq_app_init(&app, "sq-dump", "[STREAM [STREAM]]", "list, check, digest or compare streams", opts, 2, argc, argv);
+    sq_app_init(&app, "sq-dump", "[STREAM [STREAM]]", "list, check, digest or compare streams", opts, 2, argc,
+                argv);
     const char *a = app.narg > 0 ? app.arg[0] : app.in, *b = app.narg > 1 ? app.arg[1] : "-";
-    if (check + digest + cmp + prov + (want.name != NULL) > 1 || (!cmp && app.narg > 1) || (cmp && strcmp(a, b) == 0)) {
-        rc = sq_fail(SQ_E_ARG, cmp ? "--cmp takes two different streams and no other task" : "one task and one stream at a time");
+    if (check + digest + cmp + prov + (want.name != NULL) > 1 || (!cmp && app.narg > 1) ||
+        (cmp && strcmp(a, b) == 0)) {
+        rc = sq_fail(SQ_E_ARG, cmp ? "--cmp takes two different streams and no other task"
+                                   : "one task and one stream at a time");
         (void)sq_app_exit(&app, rc);
         return 2;
     }

@@ -2,8 +2,9 @@
  *
  *     sq-load examples/tiny | build/gcc/examples/00_read_stream
  *
- * A stream is a sequence of records; a record is a header, here a JSON object, and sometimes a payload. This program adds
- * up the weights of every layer: 1 opens, 2 loops over the records, 3 takes tensors, 4 checks that nothing was lost. */
+ * A stream is a sequence of records; a record is a header, here a JSON object, and sometimes a payload. This
+ * program adds up the weights of every layer: 1 opens, 2 loops over the records, 3 takes tensors, 4 checks
+ * that nothing was lost. */
 #include <stdio.h>
 
 #include "sq/stream.h"
@@ -16,11 +17,13 @@ int main(int argc, char **argv)
     int64_t weights = 0, tensors = 0;
     int rc;
 
-    /* 1. "-" is stdin, anything else a path or fd:N. The begin record is read and its version checked here. SQ_TRY goes to
-     * out when a call fails: every function of libsq returns a negative code then, and keeps a text for people. */
+    /* 1. "-" is stdin, anything else a path or fd:N. The begin record is read and its version checked here.
+     * SQ_TRY goes to out when a call fails: every function of libsq returns a negative code then, and keeps a
+     * text for people. */
     SQ_TRY(sq_stream_open(&in, argc > 1 ? argv[1] : "-", SQ_READ));
 
-    /* 2. 1: a record, 0: the end record came and its digest is right, negative: the input is broken or incomplete. */
+    /* 2. 1: a record, 0: the end record came and its digest is right, negative: the input is broken or
+     * incomplete. */
     while ((rc = sq_stream_next(in, &rec)) > 0) {
         if (rec.kind == SQ_REC_MODEL)
             printf("a %s\n", json_string_value(json_object_get(json_object_get(rec.head, "config"), "arch")));

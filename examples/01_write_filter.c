@@ -2,7 +2,8 @@
  *
  *     sq-load examples/tiny | build/gcc/examples/01_write_filter | sq-dump
  *
- * New here: options and provenance (1), two streams (2), passing on what one does not know (3), finishing both (4). */
+ * New here: options and provenance (1), two streams (2), passing on what one does not know (3), finishing
+ * both (4). */
 #include <string.h>
 
 #include "sq/app.h"
@@ -38,7 +39,8 @@ int main(int argc, char **argv)
     double factor = 2.0;
     int rc;
 
-    /* 1. One table makes parser, --help and the provenance entry. -i, -o, --seed and others are there already. */
+    /* 1. One table makes parser, --help and the provenance entry. -i, -o, --seed and others are there
+     * already. */
     const struct sq_opt opts[] = {
         SQ_OPT_REAL(0, "factor", &factor, -1e6, 1e6, "what gains are multiplied with"),
         SQ_OPT_END,
@@ -63,7 +65,8 @@ int main(int argc, char **argv)
     if (rc < 0)
         goto out;
 
-    /* 4. Only now does an output file get its name. On the way through out: the next program hears why we stopped. */
+    /* 4. Only now does an output file get its name. On the way through out: the next program hears why we
+     * stopped. */
     SQ_TRY(sq_stream_finish(&in));
     SQ_TRY(sq_stream_finish(&out));
 out:

@@ -1,5 +1,5 @@
-/* Is a stream a complete model? The digests are checked by reading it; here: the order of its records and, layer by
- * layer, what the config demands. Only one layer is in memory. */
+/* Is a stream a complete model? The digests are checked by reading it; here: the order of its records and,
+ * layer by layer, what the config demands. Only one layer is in memory. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -57,20 +57,23 @@ static int take_tokens(struct check *c)
     int rc;
 
     if (c->have_tokens || c->layers)
-        return sq_fail(SQ_E_FORMAT, c->have_tokens ? "a second tokens record" : "tokens behind the first layer");
+        return sq_fail(SQ_E_FORMAT,
+                       c->have_tokens ? "a second tokens record" : "tokens behind the first layer");
     SQ_TRY(sq_json_int(&samples, c->rec.head, "samples", 1, INT64_C(1) << 24));
     SQ_TRY(sq_json_int(&length, c->rec.head, "length", 1, INT64_C(1) << 20));
     SQ_TRY(sq_json_int_opt(&heldout, c->rec.head, "heldout", 0, samples));
     SQ_TRY(sq_json_str(&dtype, c->rec.head, "dtype"));
     if (strcmp(dtype, "i32") != 0 || c->rec.bytes != 4 * samples * length)
-        return sq_fail(SQ_E_FORMAT, "tokens are %s and %" PRId64 " bytes, not i32 and %" PRId64, dtype, c->rec.bytes,
-                       4 * samples * length);
+        return sq_fail(SQ_E_FORMAT, "tokens are %s and %" PRId64 " bytes, not i32 and %" PRId64, dtype,
+                       c->rec.bytes, 4 * samples * length);
     SQ_TRY(sq_alloc(&ids, length));
     for (int64_t s = 0; s < samples; s++) {
         SQ_TRY(sq_stream_payload(c->in, ids, (size_t)length * sizeof *ids));
         for (int64_t i = 0; i < length; i++)
             if (ids[i] < 0 || ids[i] >= c->cfg.vocab)
-                SQ_TRY(sq_fail(SQ_E_FORMAT, "token %" PRId64 " of sample %" PRId64 " is id %" PRId32 ", the model has %" PRId64,
+                SQ_TRY(sq_fail(SQ_E_FORMAT,
+                               "token %" PRId64 " of sample %" PRId64 " is id %" PRId32
+                               ", the model has %" PRId64,
                                i, s, ids[i], c->cfg.vocab));
     }
     c->have_tokens = true;
@@ -111,17 +114,22 @@ static int check_merged_linear(const struct check *c, const struct sq_layer *l, 
     snprintf(name[0], sizeof name[0], "%s.weight", linear);
     if ((t[0] = sq_layer_find(l, name[0])))
         return t[0]->ndim == 2 && t[0]->dim[0] == rows && t[0]->dim[1] == cols
-                   ? 0 : sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' has a wrong shape", l->index, name[0]);
+                   ? 0
+                   : sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' has a wrong shape", l->index,
+                             name[0]);
     for (int k = 0; k < 3; k++) {
         snprintf(name[k], sizeof name[k], "%s.%s", linear, part[k]);
         if (!(t[k] = sq_layer_find(l, name[k])))
             return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " has no tensor '%s'", l->index, name[k]);
         if (t[k]->ndim != 2 || t[k]->dim[0] != rows || (k == 0 && t[k]->dim[1] != cols))
-            return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' has a wrong shape", l->index, name[k]);
+            return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' has a wrong shape", l->index,
+                           name[k]);
     }
     if (t[0]->dtype != SQ_U8 || t[2]->dtype != SQ_U8 || (t[1]->dtype != SQ_F16 && t[1]->dtype != SQ_F32) ||
         t[1]->dim[1] != t[2]->dim[1] || t[1]->dim[1] < 1)
-        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": codes, scales and zeros of '%s' do not belong together", l->index, linear);
+        return sq_fail(SQ_E_FORMAT,
+                       "layer %" PRId64 ": codes, scales and zeros of '%s' do not belong together", l->index,
+                       linear);
     return 0;
 }
 
@@ -132,10 +140,11 @@ static int take_layer(struct check *c)
 
     SQ_TRY(sq_layer_read(&l, c->in, &c->rec));
     if (l.index != c->layers || l.index >= c->cfg.layers)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " comes where layer %" PRId64 " of %" PRId64 " is due", l.index, c->layers,
-                       c->cfg.layers));
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " comes where layer %" PRId64 " of %" PRId64 " is due",
+                       l.index, c->layers, c->cfg.layers));
     if (l.state != SQ_FLOAT && !l.scheme)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " is %s and has no scheme", l.index, sq_state_name(l.state)));
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " is %s and has no scheme", l.index,
+                       sq_state_name(l.state)));
     if (l.state != SQ_MERGED)
         SQ_TRY(sq_layer_check(&l, &c->cfg));
     for (int64_t i = 0; l.state == SQ_MERGED && i < sq_config_linears(&c->cfg); i++)
@@ -151,8 +160,9 @@ out:
 static int take(struct check *c)
 {
     if (!c->have_model && c->rec.kind != SQ_REC_MODEL)
-        return c->rec.kind == SQ_REC_OTHER ? 0 : sq_fail(SQ_E_FORMAT, "a %s record in front of the model record",
-                                                         sq_kind_name(c->rec.kind));
+        return c->rec.kind == SQ_REC_OTHER ? 0
+                                           : sq_fail(SQ_E_FORMAT, "a %s record in front of the model record",
+                                                     sq_kind_name(c->rec.kind));
     switch (c->rec.kind) {
     case SQ_REC_MODEL: return take_model(c);
     case SQ_REC_FILE: return take_file(c);
@@ -178,7 +188,8 @@ static int complete(const struct check *c)
         return sq_fail(SQ_E_FORMAT, "the stream has no model record");
     if (c->layers < c->cfg.layers)
         return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of %" PRId64 " is missing", c->layers, c->cfg.layers);
-    if (!have_part(c, SQ_EMBED_NAME) || !have_top(c, SQ_FINAL_NORM_NAME) || (!c->cfg.tied && !have_part(c, SQ_HEAD_NAME)))
+    if (!have_part(c, SQ_EMBED_NAME) || !have_top(c, SQ_FINAL_NORM_NAME) ||
+        (!c->cfg.tied && !have_part(c, SQ_HEAD_NAME)))
         return sq_fail(SQ_E_FORMAT, "tensor '%s' is missing",
                        !have_part(c, SQ_EMBED_NAME) ? SQ_EMBED_NAME
                        : !have_top(c, SQ_FINAL_NORM_NAME) ? SQ_FINAL_NORM_NAME : SQ_HEAD_NAME);
@@ -200,13 +211,14 @@ int sq_inspect_check(FILE *f, const char *spec)
     if (rc == 0)
         rc = sq_stream_finish(&c->in);
     if (rc == 0)
-        fprintf(f, "%s: %" PRId64 " layers (%" PRId64 " merged), %" PRId64 " tensors, tokens %s: complete\n", c->cfg.arch,
-                c->layers, c->merged, c->tensors, c->have_tokens ? "yes" : "no");
+        fprintf(f, "%s: %" PRId64 " layers (%" PRId64 " merged), %" PRId64 " tensors, tokens %s: complete\n",
+                c->cfg.arch, c->layers, c->merged, c->tensors, c->have_tokens ? "yes" : "no");
 out:
     if (c) {
         sq_record_release(&c->rec);
         sq_stream_abort(&c->in, rc);
     }
     sq_free(c);
-    return rc == SQ_E_FORMAT || rc == SQ_E_VALUE || rc == SQ_E_UNSUP ? sq_fail_in(SQ_E_CHECK, "check failed") : rc;
+    return rc == SQ_E_FORMAT || rc == SQ_E_VALUE || rc == SQ_E_UNSUP ? sq_fail_in(SQ_E_CHECK, "check failed")
+                                                                     : rc;
 }

@@ -1,4 +1,5 @@
-/* Digest and comparison look at the same thing, a stream's content: tokens, layers' states and schemes, tensors. */
+/* Digest and comparison look at the same thing, a stream's content: tokens, layers' states and schemes,
+ * tensors. */
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
@@ -117,9 +118,11 @@ static void say(char *buf, size_t n, const struct sq_record *rec)
     else if (rec->kind == SQ_REC_TOKENS)
         snprintf(buf, n, "the tokens");
     else if (rec->kind == SQ_REC_LAYER)
-        snprintf(buf, n, "layer %" JSON_INTEGER_FORMAT, json_integer_value(json_object_get(rec->head, "index")));
+        snprintf(buf, n, "layer %" JSON_INTEGER_FORMAT,
+                 json_integer_value(json_object_get(rec->head, "index")));
     else if (layer)
-        snprintf(buf, n, "tensor '%.191s' of layer %" JSON_INTEGER_FORMAT, name ? name : "?", json_integer_value(layer));
+        snprintf(buf, n, "tensor '%.191s' of layer %" JSON_INTEGER_FORMAT, name ? name : "?",
+                 json_integer_value(layer));
     else
         snprintf(buf, n, "tensor '%.191s'", name ? name : "?");
 }
@@ -130,7 +133,8 @@ static bool is_float(enum sq_dtype t)
 }
 
 /* Both have the same shape. NaN equals NaN. */
-static void compare_values(struct cmp *c, const char *what, const struct sq_tensor *a, const struct sq_tensor *b)
+static void compare_values(struct cmp *c, const char *what, const struct sq_tensor *a,
+                           const struct sq_tensor *b)
 {
     double worst = 0, largest = 0;
     int64_t differ = 0, at = 0;
@@ -148,12 +152,15 @@ static void compare_values(struct cmp *c, const char *what, const struct sq_tens
     }
     if (c->tolerance > 0 && is_float(a->dtype) && is_float(b->dtype) && worst <= c->tolerance * largest)
         return;
-    note(c, "%s: %" PRId64 " of %" PRId64 " values differ, at most by %.6g (%.3g of the largest) at %" PRId64
-         ": %.9g and %.9g", what, differ, sq_tensor_count(a), worst, largest > 0 ? worst / largest : (double)INFINITY, at,
+    note(c,
+         "%s: %" PRId64 " of %" PRId64 " values differ, at most by %.6g (%.3g of the largest) at %" PRId64
+         ": %.9g and %.9g",
+         what, differ, sq_tensor_count(a), worst, largest > 0 ? worst / largest : (double)INFINITY, at,
          sq_tensor_at(a, at), sq_tensor_at(b, at));
 }
 
-static int compare_tensors(struct cmp *c, const char *what, struct sq_stream *in[2], const struct sq_record rec[2])
+static int compare_tensors(struct cmp *c, const char *what, struct sq_stream *in[2],
+                           const struct sq_record rec[2])
 {
     struct sq_tensor t[2] = {SQ_TENSOR_INIT, SQ_TENSOR_INIT};
     int rc = 0;
@@ -165,7 +172,8 @@ static int compare_tensors(struct cmp *c, const char *what, struct sq_stream *in
         note(c, "%s: the shapes differ", what);
     else if (t[0].dtype != t[1].dtype && !(c->tolerance > 0 && is_float(t[0].dtype) && is_float(t[1].dtype)))
         note(c, "%s: %s and %s", what, sq_dtype_name(t[0].dtype), sq_dtype_name(t[1].dtype));
-    else if (t[0].dtype != t[1].dtype || (sq_tensor_bytes(&t[0]) && memcmp(t[0].data, t[1].data, sq_tensor_bytes(&t[0])) != 0))
+    else if (t[0].dtype != t[1].dtype ||
+             (sq_tensor_bytes(&t[0]) && memcmp(t[0].data, t[1].data, sq_tensor_bytes(&t[0])) != 0))
         compare_values(c, what, &t[0], &t[1]);
 out:
     sq_tensor_release(&t[0]);
@@ -187,7 +195,8 @@ out:
     return rc;
 }
 
-static int compare_payloads(struct cmp *c, const char *what, struct sq_stream *in[2], const struct sq_record rec[2])
+static int compare_payloads(struct cmp *c, const char *what, struct sq_stream *in[2],
+                            const struct sq_record rec[2])
 {
     char *buf[2] = {NULL, NULL};
     int64_t left = rec[0].bytes, at = 0;
@@ -256,7 +265,8 @@ int sq_inspect_cmp(FILE *f, const char *spec_a, const char *spec_b, double toler
     if (rc < 0)
         goto out;
     if (c.differ)
-        rc = sq_fail(SQ_E_CHECK, "%" PRId64 " difference%s, the first: %s", c.differ, c.differ == 1 ? "" : "s", c.first);
+        rc = sq_fail(SQ_E_CHECK, "%" PRId64 " difference%s, the first: %s", c.differ,
+                     c.differ == 1 ? "" : "s", c.first);
     else
         fprintf(f, "%" PRId64 " tensors are equal\n", c.tensors);
 out:

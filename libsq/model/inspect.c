@@ -47,9 +47,11 @@ static void print_layer(FILE *f, const json_t *head)
 static void print_model(FILE *f, const json_t *head)
 {
     const json_t *c = json_object_get(head, "config");
-    fprintf(f, "%-8s %s: %" PRId64 " layers, hidden %" PRId64 ", ffn %" PRId64 ", heads %" PRId64 "/%" PRId64
-            ", vocabulary %" PRId64 "; %zu tensors", "model", text_of(c, "arch"), int_of(c, "layers"), int_of(c, "hidden"),
-            int_of(c, "ffn"), int_of(c, "heads"), int_of(c, "kv_heads"), int_of(c, "vocab"),
+    fprintf(f,
+            "%-8s %s: %" PRId64 " layers, hidden %" PRId64 ", ffn %" PRId64 ", heads %" PRId64 "/%" PRId64
+            ", vocabulary %" PRId64 "; %zu tensors",
+            "model", text_of(c, "arch"), int_of(c, "layers"), int_of(c, "hidden"), int_of(c, "ffn"),
+            int_of(c, "heads"), int_of(c, "kv_heads"), int_of(c, "vocab"),
             json_array_size(json_object_get(head, "manifest")));
 }
 
@@ -60,12 +62,13 @@ static void print_record(FILE *f, const struct sq_record *rec)
     case SQ_REC_MODEL: print_model(f, h); break;
     case SQ_REC_LAYER: print_layer(f, h); break;
     case SQ_REC_TOKENS:
-        fprintf(f, "%-8s %" PRId64 " samples of %" PRId64 ", %" PRId64 " held out", "tokens", int_of(h, "samples"),
-                int_of(h, "length"), int_of(h, "heldout"));
+        fprintf(f, "%-8s %" PRId64 " samples of %" PRId64 ", %" PRId64 " held out", "tokens",
+                int_of(h, "samples"), int_of(h, "length"), int_of(h, "heldout"));
         break;
     case SQ_REC_FILE: fprintf(f, "%-8s %s", "file", text_of(h, "name")); break;
     case SQ_REC_TENSOR:
-        fprintf(f, "%s%-8s %s %s ", json_object_get(h, "layer") ? "  " : "", "tensor", text_of(h, "name"), text_of(h, "dtype"));
+        fprintf(f, "%s%-8s %s %s ", json_object_get(h, "layer") ? "  " : "", "tensor", text_of(h, "name"),
+                text_of(h, "dtype"));
         print_shape(f, json_object_get(h, "shape"));
         break;
     default: json_dumpf(h, f, JSON_COMPACT);
@@ -95,7 +98,8 @@ static int dump_line(FILE *f, const json_t *obj)
     return 0;
 }
 
-static int print_json(FILE *f, struct sq_stream *in, const struct sq_record *rec, struct sq_hash *h, void *buf)
+static int print_json(FILE *f, struct sq_stream *in, const struct sq_record *rec, struct sq_hash *h,
+                      void *buf)
 {
     char text[SQ_HASH_TEXT];
     int rc = 0;
@@ -114,8 +118,8 @@ static void print_begin(FILE *f, const json_t *head)
 {
     const json_t *v = json_object_get(head, "version"), *stage;
     size_t i;
-    fprintf(f, "%-8s version %" JSON_INTEGER_FORMAT ".%" JSON_INTEGER_FORMAT, "begin", json_integer_value(json_array_get(v, 0)),
-            json_integer_value(json_array_get(v, 1)));
+    fprintf(f, "%-8s version %" JSON_INTEGER_FORMAT ".%" JSON_INTEGER_FORMAT, "begin",
+            json_integer_value(json_array_get(v, 0)), json_integer_value(json_array_get(v, 1)));
     json_array_foreach(json_object_get(head, "provenance"), i, stage)
         fprintf(f, "%s %s", i ? " |" : ",", text_of(stage, "prog"));
     fputc('\n', f);
@@ -123,8 +127,8 @@ static void print_begin(FILE *f, const json_t *head)
 
 static void print_end(FILE *f, const json_t *head)
 {
-    fprintf(f, "%-8s %" PRId64 " records, %" PRId64 " bytes, xxh3 %s\n", "end", int_of(head, "records"), int_of(head, "size"),
-            text_of(head, "xxh3"));
+    fprintf(f, "%-8s %" PRId64 " records, %" PRId64 " bytes, xxh3 %s\n", "end", int_of(head, "records"),
+            int_of(head, "size"), text_of(head, "xxh3"));
 }
 
 int sq_inspect_list(FILE *f, const char *spec, bool json)
@@ -171,8 +175,9 @@ static void print_stage(FILE *f, const json_t *stage)
     fprintf(f, "%s", text_of(stage, "prog"));
     json_array_foreach(json_object_get(stage, "argv"), i, arg)
         fprintf(f, " %s", json_string_value(arg) ? json_string_value(arg) : "?");
-    fprintf(f, "  # %s, seed %" PRId64 ", backend %s, %s, %s\n", text_of(stage, "version"), int_of(stage, "seed"),
-            text_of(stage, "backend"), text_of(stage, "precision"), text_of(stage, "isa"));
+    fprintf(f, "  # %s, seed %" PRId64 ", backend %s, %s, %s\n", text_of(stage, "version"),
+            int_of(stage, "seed"), text_of(stage, "backend"), text_of(stage, "precision"),
+            text_of(stage, "isa"));
 }
 
 int sq_inspect_provenance(FILE *f, const char *spec, bool json)
@@ -223,7 +228,9 @@ void sq_stats_of(struct sq_stats *out, const struct sq_tensor *t)
 static void print_values(FILE *f, const struct sq_tensor *t, int64_t values)
 {
     const bool real = t->dtype == SQ_F32 || t->dtype == SQ_F16 || t->dtype == SQ_BF16 || t->dtype == SQ_F64;
-    const int digits = t->dtype == SQ_F64 ? 17 : t->dtype == SQ_F32 ? 9 : 5; /* enough to tell any two apart */
+    const int digits = t->dtype == SQ_F64   ? 17
+                       : t->dtype == SQ_F32 ? 9
+                                            : 5; /* enough to tell any two apart */
     const int64_t n = SQ_MIN(values, sq_tensor_count(t)), cols = sq_tensor_cols(t);
     for (int64_t i = 0; i < n; i++) {
         const bool starts = i % cols % PER_LINE == 0;
@@ -246,8 +253,10 @@ static void print_tensor(FILE *f, const struct sq_record *rec, const struct sq_t
     sq_stats_of(&s, t);
     sq_hash_text(digest, sq_hash_of(t->data, sq_tensor_bytes(t)));
     print_record(f, rec);
-    fprintf(f, "xxh3 %s\n%" PRId64 " values: min %.9g, max %.9g, mean %.9g, rms %.9g; %" PRId64 " zero, %" PRId64 " NaN, %"
-            PRId64 " infinite\n", digest, s.n, s.min, s.max, s.mean, s.rms, s.zeros, s.nan, s.inf);
+    fprintf(f,
+            "xxh3 %s\n%" PRId64 " values: min %.9g, max %.9g, mean %.9g, rms %.9g; %" PRId64 " zero, %" PRId64
+            " NaN, %" PRId64 " infinite\n",
+            digest, s.n, s.min, s.max, s.mean, s.rms, s.zeros, s.nan, s.inf);
     print_values(f, t, values);
 }
 
@@ -263,9 +272,10 @@ static int print_tensor_json(FILE *f, const struct sq_record *rec, const struct 
         const double x = sq_tensor_at(t, i);
         json_array_append_new(list, isfinite(x) ? json_real(x) : json_null());
     }
-    obj = json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:O}", "xxh3", digest, "count", (json_int_t)s.n, "zeros",
-                    (json_int_t)s.zeros, "nan", (json_int_t)s.nan, "inf", (json_int_t)s.inf, "min", s.min, "max", s.max,
-                    "mean", s.mean, "rms", s.rms, "values", list);
+    obj = json_pack("{s:s, s:I, s:I, s:I, s:I, s:f, s:f, s:f, s:f, s:O}", "xxh3", digest, "count",
+                    (json_int_t)s.n, "zeros", (json_int_t)s.zeros, "nan", (json_int_t)s.nan, "inf",
+                    (json_int_t)s.inf, "min", s.min, "max", s.max, "mean", s.mean, "rms", s.rms, "values",
+                    list);
     if (!obj || json_object_update_missing(obj, rec->head) < 0)
         SQ_TRY(sq_fail(SQ_E_NOMEM, "no memory for JSON"));
     SQ_TRY(dump_line(f, obj));
@@ -309,7 +319,8 @@ int sq_inspect_tensor(FILE *f, const char *spec, const struct sq_inspect_tensor 
         goto out;
     }
     if (rc == 0)
-        rc = sq_fail(SQ_E_ARG, "the stream has no tensor '%s'%s", want->name, want->layer >= 0 ? " in that layer" : "");
+        rc = sq_fail(SQ_E_ARG, "the stream has no tensor '%s'%s", want->name,
+                     want->layer >= 0 ? " in that layer" : "");
 out:
     sq_record_release(&rec);
     sq_tensor_release(&t);

@@ -151,8 +151,8 @@ int sq_layer_write(struct sq_stream *out, const struct sq_layer *l)
     uint64_t digest;
     int rc;
 
-    json_t *begin = json_pack("{s:s, s:s, s:I, s:s}", "record", "layer", "event", "begin", "index", (json_int_t)l->index,
-                              "state", sq_state_name(l->state));
+    json_t *begin = json_pack("{s:s, s:s, s:I, s:s}", "record", "layer", "event", "begin", "index",
+                              (json_int_t)l->index, "state", sq_state_name(l->state));
     if (begin && l->scheme)
         json_object_set(begin, "scheme", l->scheme);
     SQ_TRY(put_and_drop(out, begin));
@@ -215,12 +215,14 @@ static int check_end(const struct sq_layer *l, const json_t *head)
     SQ_TRY(sq_json_str(&event, head, "event"));
     SQ_TRY(sq_json_int(&index, head, "index", 0, MAX_INDEX));
     if (strcmp(event, "end") != 0 || index != l->index)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " (%.20s) inside layer %" PRId64, index, event, l->index));
+        SQ_TRY(
+            sq_fail(SQ_E_FORMAT, "layer %" PRId64 " (%.20s) inside layer %" PRId64, index, event, l->index));
     SQ_TRY(sq_json_str(&xxh3, head, "xxh3"));
     SQ_TRY(sq_layer_digest(&digest, l));
     sq_hash_text(text, digest);
     if (strcmp(text, xxh3) != 0)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": the digest of its tensors is %s, its record says %.32s", l->index,
+        SQ_TRY(sq_fail(SQ_E_FORMAT,
+                       "layer %" PRId64 ": the digest of its tensors is %s, its record says %.32s", l->index,
                        text, xxh3));
 out:
     return rc;
@@ -233,7 +235,8 @@ int sq_layer_read(struct sq_layer *l, struct sq_stream *in, const struct sq_reco
 
     sq_layer_release(l);
     if (rec->kind != SQ_REC_LAYER)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "a %s record where a layer begins", sq_kind_name(rec->kind) ? sq_kind_name(rec->kind) : "strange"));
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "a %s record where a layer begins",
+                       sq_kind_name(rec->kind) ? sq_kind_name(rec->kind) : "strange"));
     SQ_TRY(read_begin(l, rec->head));
     while ((rc = sq_stream_next(in, &next)) > 0 && next.kind == SQ_REC_TENSOR)
         SQ_TRY(read_tensor(l, in, &next));
@@ -263,9 +266,11 @@ static int check_tensor(const struct sq_layer *l, const char *name, int64_t rows
         return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' is %s, not a float type", l->index, name,
                        sq_dtype_name(t->dtype));
     if (t->ndim != ndim || t->dim[ndim - 1] != cols || (rows && t->dim[0] != rows))
-        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' is %d-d %" PRId64 " x %" PRId64 ", the config needs %d-d %"
-                       PRId64 " x %" PRId64, l->index, name, t->ndim, sq_tensor_rows(t), sq_tensor_cols(t), ndim,
-                       SQ_MAX(rows, 1), cols);
+        return sq_fail(SQ_E_FORMAT,
+                       "layer %" PRId64 ": tensor '%s' is %d-d %" PRId64 " x %" PRId64
+                       ", the config needs %d-d %" PRId64 " x %" PRId64,
+                       l->index, name, t->ndim, sq_tensor_rows(t), sq_tensor_cols(t), ndim, SQ_MAX(rows, 1),
+                       cols);
     return 0;
 }
 
@@ -319,7 +324,8 @@ static int check_superfluous(const struct sq_layer *l, const struct sq_config *c
     for (int64_t i = 0; i < l->ntensor; i++) {
         const char *name = l->tensor[i].name;
         if ((ends_with(name, ".weight") || ends_with(name, ".bias")) && !demanded(cfg, name))
-            return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' has no place in a %s", l->index, name, cfg->arch);
+            return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' has no place in a %s", l->index, name,
+                           cfg->arch);
     }
     return 0;
 }
@@ -330,9 +336,11 @@ int sq_layer_check(const struct sq_layer *l, const struct sq_config *cfg)
     int rc;
 
     if (l->index < 0 || l->index >= cfg->layers)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of a model with %" PRId64 " layers", l->index, cfg->layers));
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of a model with %" PRId64 " layers", l->index,
+                       cfg->layers));
     if (l->state == SQ_MERGED)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " is merged: it has no float weights any more", l->index));
+        SQ_TRY(
+            sq_fail(SQ_E_FORMAT, "layer %" PRId64 " is merged: it has no float weights any more", l->index));
     for (int64_t i = 0; i < sq_config_linears(cfg); i++)
         SQ_TRY(check_linear(l, cfg, i, &found));
     for (int g = 0; g < SQ_GAINS; g++) {

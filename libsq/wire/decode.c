@@ -1,6 +1,6 @@
-/* Headers from msgpack, read value by value from the input: nothing is allocated for a length that has not been
- * checked against what a header may still have. msgpack-c's own unpacker buffers whole objects and lets five bytes
- * ask for gigabytes, so it is not used. */
+/* Headers from msgpack, read value by value from the input: nothing is allocated for a length that has not
+ * been checked against what a header may still have. msgpack-c's own unpacker buffers whole objects and lets
+ * five bytes ask for gigabytes, so it is not used. */
 #include <string.h>
 
 #include "wire.h"

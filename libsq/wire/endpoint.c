@@ -30,7 +30,8 @@ static int parse_fd(const char *spec, int *fd)
     return 0;
 }
 
-/* A plain file appears under its name when it is complete; what is no plain file (a FIFO, /dev/null) is written as it is. */
+/* A plain file appears under its name when it is complete; what is no plain file (a FIFO, /dev/null) is
+ * written as it is. */
 static int open_for_write(struct sq_stream *s)
 {
     struct stat st;
@@ -86,8 +87,9 @@ int wire_open(struct sq_stream *s, const char *spec)
     if (rc < 0)
         return rc;
     if (isatty(s->fd))
-        return sq_fail(SQ_E_ARG, s->dir == SQ_READ ? "no stream is read from a terminal: use -i FILE or a pipe"
-                                                   : "no stream is written to a terminal: use -o FILE or a pipe");
+        return sq_fail(SQ_E_ARG, s->dir == SQ_READ
+                                     ? "no stream is read from a terminal: use -i FILE or a pipe"
+                                     : "no stream is written to a terminal: use -o FILE or a pipe");
     if (fstat(s->fd, &st) < 0)
         return sq_fail(SQ_E_IO, "cannot use '%s': %s", spec, strerror(errno));
     s->size = S_ISREG(st.st_mode) ? (int64_t)st.st_size : -1;
@@ -192,8 +194,8 @@ int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, siz
         if (n < 0 && errno == EINTR && sq_stop_check() < 0)
             return SQ_E_IO;
         if (n < 0)
-            return sq_fail(SQ_E_IO, "cannot write %s%s%s: %s", s->path ? "'" : "", s->path ? s->path : "the output",
-                           s->path ? "'" : "", strerror(errno));
+            return sq_fail(SQ_E_IO, "cannot write %s%s%s: %s", s->path ? "'" : "",
+                           s->path ? s->path : "the output", s->path ? "'" : "", strerror(errno));
         for (size_t done = (size_t)n; i < 2;) {
             const size_t k = SQ_MIN(done, v[i].iov_len);
             v[i].iov_base = (char *)v[i].iov_base + k;

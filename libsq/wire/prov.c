@@ -29,7 +29,7 @@ json_t *wire_provenance(const struct sq_app *app)
         json_t *text = json_string(app->arg[i]);
         json_array_append_new(argv, text ? text : json_string("(not UTF-8)"));
     }
-    return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:s}", "prog", app->prog, "version", SQ_VERSION, "argv", argv,
-                     "seed", (json_int_t)app->seed, "backend", backend[app->backend], "precision",
+    return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:s}", "prog", app->prog, "version", SQ_VERSION, "argv",
+                     argv, "seed", (json_int_t)app->seed, "backend", backend[app->backend], "precision",
                      precision[app->precision], "isa", instruction_set());
 }

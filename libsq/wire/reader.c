@@ -6,9 +6,10 @@
 #include "wire.h"
 
 static const char *const kind_name[] = {
-    [SQ_REC_BEGIN] = "begin",   [SQ_REC_MODEL] = "model",   [SQ_REC_FILE] = "file", [SQ_REC_TOKENS] = "tokens",
-    [SQ_REC_TENSOR] = "tensor", [SQ_REC_LAYER] = "layer",   [SQ_REC_WINDOW] = "window",
-    [SQ_REC_CURSOR] = "cursor", [SQ_REC_END] = "end",       [SQ_REC_ABORT] = "abort",
+    [SQ_REC_BEGIN] = "begin",   [SQ_REC_MODEL] = "model",   [SQ_REC_FILE] = "file",
+    [SQ_REC_TOKENS] = "tokens", [SQ_REC_TENSOR] = "tensor", [SQ_REC_LAYER] = "layer",
+    [SQ_REC_WINDOW] = "window", [SQ_REC_CURSOR] = "cursor", [SQ_REC_END] = "end",
+    [SQ_REC_ABORT] = "abort",
 };
 
 const char *sq_kind_name(enum sq_kind kind)
@@ -68,8 +69,8 @@ static int aborted(struct sq_stream *s, const json_t *head)
 
 /* ---- records ---- */
 
-/* The digest covers the bytes in front of the end record and then the text of its in_digest, so that no bit of the
- * stream is without a check. */
+/* The digest covers the bytes in front of the end record and then the text of its in_digest, so that no bit
+ * of the stream is without a check. */
 static int check_end(struct sq_stream *s, json_t *head)
 {
     int64_t records, size;
@@ -85,11 +86,14 @@ static int check_end(struct sq_stream *s, json_t *head)
     sq_hash_add(&s->before, in_digest, strlen(in_digest));
     sq_hash_text(text, sq_hash_value(&s->before));
     if (records != s->records)
-        return sq_fail(SQ_E_FORMAT, "the end record counts %" PRId64 " records, there were %" PRId64, records, s->records);
+        return sq_fail(SQ_E_FORMAT, "the end record counts %" PRId64 " records, there were %" PRId64, records,
+                       s->records);
     if (size != s->bytes_at)
-        return sq_fail(SQ_E_FORMAT, "the end record counts %" PRId64 " bytes, there were %" PRId64, size, s->bytes_at);
+        return sq_fail(SQ_E_FORMAT, "the end record counts %" PRId64 " bytes, there were %" PRId64, size,
+                       s->bytes_at);
     if (strcmp(digest, text) != 0)
-        return sq_fail(SQ_E_FORMAT, "the digest of the stream is %s, the end record says %.32s", text, digest);
+        return sq_fail(SQ_E_FORMAT, "the digest of the stream is %s, the end record says %.32s", text,
+                       digest);
     SQ_TRY(wire_at_end(s));
     memcpy(s->digest, text, sizeof text);
     if (s->peer)
@@ -135,7 +139,8 @@ int wire_read_begin(struct sq_stream *s)
     int rc;
 
     SQ_TRY(read_header(s, &rec));
-    if (rec.kind != SQ_REC_BEGIN || sq_json_str(&magic, rec.head, "magic") < 0 || strcmp(magic, "sq") != 0 || rec.bytes) {
+    if (rec.kind != SQ_REC_BEGIN || sq_json_str(&magic, rec.head, "magic") < 0 || strcmp(magic, "sq") != 0 ||
+        rec.bytes) {
         rc = sq_fail(SQ_E_FORMAT, "not an sq stream: it does not start with a begin record");
         goto out;
     }
@@ -146,8 +151,9 @@ int wire_read_begin(struct sq_stream *s)
         goto out;
     }
     if (json_integer_value(json_array_get(version, 0)) != WIRE_MAJOR) {
-        rc = sq_fail(SQ_E_UNSUP, "a stream of version %" JSON_INTEGER_FORMAT ", this program reads version %d",
-                     json_integer_value(json_array_get(version, 0)), WIRE_MAJOR);
+        rc =
+            sq_fail(SQ_E_UNSUP, "a stream of version %" JSON_INTEGER_FORMAT ", this program reads version %d",
+                    json_integer_value(json_array_get(version, 0)), WIRE_MAJOR);
         goto out;
     }
     s->begin = json_incref(rec.head);
@@ -239,8 +245,9 @@ int sq_stream_payload(struct sq_stream *in, void *dst, size_t n)
     if (rc < 0)
         return rc;
     if (n > (size_t)in->left)
-        return wire_stick(in, sq_fail(SQ_E_ARG, "%zu payload bytes of %s were asked for, %" PRId64 " are left", n, in->where,
-                                      in->left));
+        return wire_stick(in,
+                          sq_fail(SQ_E_ARG, "%zu payload bytes of %s were asked for, %" PRId64 " are left", n,
+                                  in->where, in->left));
     rc = read_payload(in, dst, n);
     return rc < 0 ? place(in, rc) : 0;
 }
@@ -283,13 +290,15 @@ int sq_record_tensor(struct sq_tensor *t, const struct sq_record *rec)
     int rc;
 
     if (rec->kind != SQ_REC_TENSOR)
-        return sq_fail(SQ_E_FORMAT, "a %s record where a tensor belongs", sq_kind_name(rec->kind) ? sq_kind_name(rec->kind) : "strange");
+        return sq_fail(SQ_E_FORMAT, "a %s record where a tensor belongs",
+                       sq_kind_name(rec->kind) ? sq_kind_name(rec->kind) : "strange");
     SQ_TRY(sq_json_str(&name, rec->head, "name"));
     SQ_TRY(sq_json_str(&dtype_name, rec->head, "dtype"));
     SQ_TRY(sq_json_array(&shape, rec->head, "shape"));
     SQ_TRY(sq_dtype_parse(&dtype, dtype_name));
     if (json_array_size(shape) > SQ_MAX_DIMS)
-        return sq_fail(SQ_E_FORMAT, "tensor '%.191s' has %zu dimensions, more than %d", name, json_array_size(shape), SQ_MAX_DIMS);
+        return sq_fail(SQ_E_FORMAT, "tensor '%.191s' has %zu dimensions, more than %d", name,
+                       json_array_size(shape), SQ_MAX_DIMS);
     for (size_t i = 0; i < json_array_size(shape); i++) {
         if (!json_is_integer(json_array_get(shape, i)))
             return sq_fail(SQ_E_FORMAT, "tensor '%.191s': 'shape' holds something that is no integer", name);
@@ -297,23 +306,26 @@ int sq_record_tensor(struct sq_tensor *t, const struct sq_record *rec)
     }
     SQ_TRY(sq_tensor_shape(t, name, dtype, (int)json_array_size(shape), dim));
     if ((int64_t)sq_tensor_bytes(t) != rec->bytes) {
-        rc = sq_fail(SQ_E_FORMAT, "tensor '%s' has %" PRId64 " bytes, its shape and dtype need %zu", t->name, rec->bytes,
-                     sq_tensor_bytes(t));
+        rc = sq_fail(SQ_E_FORMAT, "tensor '%s' has %" PRId64 " bytes, its shape and dtype need %zu", t->name,
+                     rec->bytes, sq_tensor_bytes(t));
         sq_tensor_release(t);
     }
 out:
     return rc;
 }
 
-/* A header of 60 bytes may announce terabytes: a file cannot bring more than it has, a pipe no more than fits here. */
+/* A header of 60 bytes may announce terabytes: a file cannot bring more than it has, a pipe no more than fits
+ * here. */
 static int check_fits(const struct sq_stream *in, const struct sq_tensor *t)
 {
     const int64_t bytes = (int64_t)sq_tensor_bytes(t);
     const int64_t memory = (int64_t)sysconf(_SC_PHYS_PAGES) * (int64_t)sysconf(_SC_PAGESIZE);
     if (in->size >= 0 && bytes > in->size)
-        return sq_fail(SQ_E_TRUNC, "tensor '%s' has %" PRId64 " bytes, its whole file only %" PRId64, t->name, bytes, in->size);
+        return sq_fail(SQ_E_TRUNC, "tensor '%s' has %" PRId64 " bytes, its whole file only %" PRId64, t->name,
+                       bytes, in->size);
     if (bytes > memory)
-        return sq_fail(SQ_E_NOMEM, "tensor '%s' has %" PRId64 " bytes, this machine %" PRId64, t->name, bytes, memory);
+        return sq_fail(SQ_E_NOMEM, "tensor '%s' has %" PRId64 " bytes, this machine %" PRId64, t->name, bytes,
+                       memory);
     return 0;
 }
 

@@ -83,8 +83,8 @@ int wire_at_end(struct sq_stream *s);
 /* ---- encode.c ---- */
 
 void wire_text_release(struct wire_text *t);
-/* Append head as msgpack. bytes >= 0 becomes the value of its member "bytes", which is added at the end when it is
- * absent and bytes > 0. */
+/* Append head as msgpack. bytes >= 0 becomes the value of its member "bytes", which is added at the end when
+ * it is absent and bytes > 0. */
 int wire_encode(struct wire_text *t, const json_t *head, int64_t bytes);
 /* Append what stands in front of a chunk's n bytes, and what stands behind them. */
 int wire_encode_chunk(struct wire_text *t, uint32_t n);
@@ -100,7 +100,8 @@ void wire_header_starts(struct sq_stream *s);
 int wire_decode(struct sq_stream *s, json_t **out);
 /* The head of a map: the number of its members. */
 int wire_decode_map(struct sq_stream *s, int64_t *pairs);
-/* The next member of a map into obj; when it is "data" with a bin value: 1, with its length in *bin and nothing added. */
+/* The next member of a map into obj; when it is "data" with a bin value: 1, with its length in *bin and
+ * nothing added. */
 int wire_decode_member(struct sq_stream *s, json_t *obj, uint32_t *bin);
 
 /* ---- reader.c, writer.c ---- */

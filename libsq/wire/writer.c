@@ -9,7 +9,8 @@ static int flush(struct sq_stream *s)
     return rc;
 }
 
-/* Small pieces wait in the buffer until their record is complete, large ones go out from the caller's memory. */
+/* Small pieces wait in the buffer until their record is complete, large ones go out from the caller's memory.
+ */
 static int emit(struct sq_stream *s, const void *data, size_t n)
 {
     int rc = 0;
@@ -71,7 +72,9 @@ static int put_header(struct sq_stream *s, const json_t *head, int64_t bytes)
 
     s->head.len = 0;
     if (s->left)
-        SQ_TRY(sq_fail(SQ_E_ARG, "a record begins while %" PRId64 " payload bytes of the one before are missing", s->left));
+        SQ_TRY(sq_fail(SQ_E_ARG,
+                       "a record begins while %" PRId64 " payload bytes of the one before are missing",
+                       s->left));
     SQ_TRY(wire_encode(&s->head, head, bytes));
     SQ_TRY(emit_head(s));
     s->records++;
@@ -160,8 +163,8 @@ int sq_stream_begin(struct sq_stream *out, struct sq_stream *in, const struct sq
         SQ_TRY(sq_fail(SQ_E_ARG, "the stream has its begin record already"));
     if (!app->no_prov && json_array_append_new(prov, wire_provenance(app)) < 0)
         SQ_TRY(sq_fail(SQ_E_NOMEM, "no memory for provenance"));
-    head = json_pack("{s:s, s:s, s:[i, i], s:O}", "record", "begin", "magic", "sq", "version", WIRE_MAJOR, WIRE_MINOR,
-                     "provenance", prov);
+    head = json_pack("{s:s, s:s, s:[i, i], s:O}", "record", "begin", "magic", "sq", "version", WIRE_MAJOR,
+                     WIRE_MINOR, "provenance", prov);
     if (!head)
         SQ_TRY(sq_fail(SQ_E_NOMEM, "no memory for a header"));
     SQ_TRY(put_header(out, head, -1));
@@ -202,10 +205,10 @@ out:
 
 void wire_write_abort(struct sq_stream *s, int code, const char *text)
 {
-    json_t *head = json_pack("{s:s, s:s, s:s}", "record", "abort", "code", code < 0 ? sq_err_name(code) : "stopped",
-                             "text", text);
-    /* Inside a chunk there is no place for a record: the reader sees that the input ended there. After a failed
-     * write nothing more goes out; after a misuse of this stream it still does. */
+    json_t *head = json_pack("{s:s, s:s, s:s}", "record", "abort", "code",
+                             code < 0 ? sq_err_name(code) : "stopped", "text", text);
+    /* Inside a chunk there is no place for a record: the reader sees that the input ended there. After a
+     * failed write nothing more goes out; after a misuse of this stream it still does. */
     const bool possible = head && s->chunk == 0 && s->code != SQ_E_IO;
     s->left = 0;
     if (possible)

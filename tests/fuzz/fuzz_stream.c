@@ -1,5 +1,5 @@
-/* The bytes are a stream: list it, look at a tensor, check it, digest it. Bytes that do not begin as a stream get a begin record in
- * front, so that mutations reach what is behind it. */
+/* The bytes are a stream: list it, look at a tensor, check it, digest it. Bytes that do not begin as a stream
+ * get a begin record in front, so that mutations reach what is behind it. */
 #include <fcntl.h>
 #include <stdint.h>
 #include <stdio.h>
@@ -11,7 +11,8 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-static const char begin[] = "\x84\xa6record\xa5" "begin\xa5magic\xa2sq\xa7version\x92\x01\x00\xaaprovenance\x90";
+static const char begin[] = "\x84\xa6record\xa5"
+                            "begin\xa5magic\xa2sq\xa7version\x92\x01\x00\xaaprovenance\x90";
 
 /* The stream takes a descriptor of its own. */
 static const char *fresh(char *spec, size_t n, int fd)

@@ -40,17 +40,17 @@ void sq_layer_drop(struct sq_layer *l, const char *name);
 
 /* Digest over names, dtypes, shapes and bytes of the tensors in their order (schemas/stream.md). */
 int sq_layer_digest(uint64_t *out, const struct sq_layer *l) SQ_MUSTUSE;
-/* What a tensor of a layer is, from its name: "weight", "bias", "gain", "router", "codes", "scales", "zeros", "lora",
- * "clip", "alpha", or "other". */
+/* What a tensor of a layer is, from its name: "weight", "bias", "gain", "router", "codes", "scales", "zeros",
+ * "lora", "clip", "alpha", or "other". */
 const char *sq_layer_role(const char *name);
 
 /* Layer record, its tensors in order, closing layer record with the digest of all of them. */
 int sq_layer_write(struct sq_stream *out, const struct sq_layer *l);
-/* rec is a layer record that begins a layer: read its tensors up to the closing record and check the digest. Records
- * of other kinds between them are an error. l is released first and, on failure, empty. */
+/* rec is a layer record that begins a layer: read its tensors up to the closing record and check the digest.
+ * Records of other kinds between them are an error. l is released first and, on failure, empty. */
 int sq_layer_read(struct sq_layer *l, struct sq_stream *in, const struct sq_record *rec) SQ_MUSTUSE;
-/* Every float tensor that cfg demands is there with the right shape, and no weight or bias that cfg has no place for
- * (states before merged). Names layer and tensor. */
+/* Every float tensor that cfg demands is there with the right shape, and no weight or bias that cfg has no
+ * place for (states before merged). Names layer and tensor. */
 int sq_layer_check(const struct sq_layer *l, const struct sq_config *cfg) SQ_MUSTUSE;
 
 /* ---- the model around the layers: what comes before layer 0 and after layer L-1 ---- */

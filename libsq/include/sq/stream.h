@@ -40,7 +40,8 @@ enum sq_dir { SQ_READ, SQ_WRITE };
 /* Open endpoint spec: "-" (stdin/stdout), "fd:N" or a path. A stream to a path is written to
  * PATH.tmp-PID and renamed by sq_stream_finish. Refuses terminals. Errors are sticky:
  * after the first one every call returns it. A reader waits for the first record and checks that it is a
- * begin record of this major version; sq_stream_next does not return it again. SQ_E_IO, SQ_E_FORMAT, SQ_E_TRUNC, SQ_E_ARG. */
+ * begin record of this major version; sq_stream_next does not return it again. SQ_E_IO, SQ_E_FORMAT,
+ * SQ_E_TRUNC, SQ_E_ARG. */
 int sq_stream_open(struct sq_stream **out, const char *spec, enum sq_dir dir) SQ_MUSTUSE;
 
 /* Reader: the next record; 1, or 0 after a valid end record (its counts, bytes and digest checked),
@@ -48,7 +49,8 @@ int sq_stream_open(struct sq_stream **out, const char *spec, enum sq_dir dir) SQ
  * The payload of a record that was not read is skipped (and checked). rec is overwritten (released first). */
 int sq_stream_next(struct sq_stream *in, struct sq_record *rec) SQ_MUSTUSE;
 void sq_record_release(struct sq_record *rec);
-/* Reader: the next n payload bytes of the current record, straight into dst. n may not exceed what is left. */
+/* Reader: the next n payload bytes of the current record, straight into dst. n may not exceed
+ * what is left. */
 int sq_stream_payload(struct sq_stream *in, void *dst, size_t n) SQ_MUSTUSE;
 /* Reader: the current tensor record with its payload, into owned memory of t. Shape, dtype and byte count are
  * checked against each other before anything is allocated. */
@@ -56,8 +58,8 @@ int sq_stream_tensor(struct sq_stream *in, const struct sq_record *rec, struct s
 /* The same checks without reading: name, dtype and shape of a tensor record, data NULL. */
 int sq_record_tensor(struct sq_tensor *t, const struct sq_record *rec) SQ_MUSTUSE;
 
-/* Writer: a header (borrowed) and its payload of n bytes (0: none). The member "bytes" is set to n where the header
- * has one, else added when n > 0. Each record is passed on at once. */
+/* Writer: a header (borrowed) and its payload of n bytes (0: none). The member "bytes" is set to n where the
+ * header has one, else added when n > 0. Each record is passed on at once. */
 int sq_stream_put(struct sq_stream *out, const json_t *head, const void *payload, size_t n);
 /* Writer: a tensor record {"record","name","role","layer","dtype","shape","bytes"}; layer -1 for none,
  * role may be NULL. */
