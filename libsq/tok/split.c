@@ -15,16 +15,22 @@ static int refuse(const char *pattern, size_t at, const char *what)
     return sq_fail(SQ_E_UNSUP, "pre-tokenizer pattern '%.100s': %s at %zu is not supported", pattern, what, at);
 }
 
+#define WORD "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}"
+
+static int add_text(struct sq_bytes *out, const char *s)
+{
+    return sq_bytes_add(out, s, strlen(s));
+}
+
 static int escape(struct sq_bytes *out, const char *p, size_t i, bool class)
 {
     switch (p[i + 1]) {
     case 's':
-        return sq_bytes_add(out, "\\p{White_Space}", 15);
+        return add_text(out, "\\p{White_Space}");
     case 'S':
-        return sq_bytes_add(out, "\\P{White_Space}", 15);
+        return add_text(out, "\\P{White_Space}");
     case 'w':
-        return class ? sq_bytes_add(out, "\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}", 32)
-                     : sq_bytes_add(out, "[\\p{Alphabetic}\\p{M}\\p{Nd}\\p{Pc}]", 34);
+        return add_text(out, class ? WORD : "[" WORD "]");
     case 'p': case 'P': case 'd': case 'D': case 'n': case 'r': case 't': case 'f': case 'v': case 'x': case 'u':
         /* \v is one character for Oniguruma and a class for PCRE2; \u has another spelling there */
         if (p[i + 1] != 'v' && p[i + 1] != 'u')

@@ -4,6 +4,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sq/hash.h"
 #include "sq/tok.h"
 
 static char *slurp(FILE *f, size_t *n)
@@ -65,7 +66,9 @@ int main(int argc, char **argv)
         fwrite(back, 1, len, stdout);
     } else {
         SQ_TRY(sq_tok_encode(&ids, tok, text, n, bare ? SQ_TOK_BARE : SQ_TOK_RULE));
-        fprintf(stderr, "load %.3f s, encode %.3f s, %lld ids, %lld dropped\n", t1 - t0, sq_now() - t1, (long long)ids.n,
+        char digest[SQ_HASH_TEXT];
+        sq_hash_text(digest, sq_hash_of(ids.v, (size_t)ids.n * sizeof(*ids.v)));
+        fprintf(stderr, "digest %s, load %.3f s, encode %.3f s, %lld ids, %lld dropped\n", digest, t1 - t0, sq_now() - t1, (long long)ids.n,
                 (long long)sq_tok_dropped(tok));
         for (int64_t i = 0; i < ids.n; i++)
             printf("%d\n", ids.v[i]);
