@@ -63,7 +63,8 @@ int main(int argc, char **argv)
 {
     bool dry_run = false;
     const struct sq_opt opts[] = {
-        SQ_OPT_FLAG(0, "dry-run", &dry_run, "check the checkpoint, list what would be sent, send nothing"),
+        SQ_OPT_FLAG(0, "dry-run", &dry_run,
+                    "check the checkpoint, list what would be sent, send nothing"),
         SQ_OPT_END,
     };
     struct sq_app app;
@@ -72,7 +73,8 @@ int main(int argc, char **argv)
     int64_t bytes = 0;
     int rc = 0;
 
-    sq_app_init(&app, "sq-load", "DIR | FILE.gguf", "read a checkpoint, write a model stream", opts, 1, argc, argv);
+    sq_app_init(&app, "sq-load", "DIR | FILE.gguf", "read a checkpoint, write a model stream", opts, 1,
+                argc, argv);
     const char *spec = app.narg ? app.arg[0] : app.in;
     SQ_TRY(sq_source_open(&src, spec));
     if (sq_source_is_stream(src))

@@ -58,8 +58,8 @@ static inline void put_text(struct bytes *b, const char *key, const char *text)
 }
 
 /* rows 0: a vector of cols */
-static inline void put_tensor(struct bytes *b, const char *name, uint64_t rows, uint64_t cols, uint32_t type,
-                              uint64_t offset)
+static inline void put_tensor(struct bytes *b, const char *name, uint64_t rows, uint64_t cols,
+                              uint32_t type, uint64_t offset)
 {
     put_str(b, name);
     put_int(b, rows ? 2 : 1, 4);

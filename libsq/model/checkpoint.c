@@ -1,5 +1,5 @@
-/* The tensors of a model in order, each looked up in the checkpoint and its shape compared before any of them
- * is given out: a wrong file fails at once, not after an hour. */
+/* The tensors of a model in order, each looked up in the checkpoint and its shape compared before any of
+ * them is given out: a wrong file fails at once, not after an hour. */
 #include "checkpoint.h"
 
 #include <stdio.h>
@@ -26,7 +26,8 @@ static int check_info(const struct sq_tensor *t, const char *stored, int ndim, c
 {
     char have[96], want[96];
     if (t->dtype != SQ_F32 && t->dtype != SQ_F16 && t->dtype != SQ_BF16)
-        return sq_fail(SQ_E_UNSUP, "tensor '%s' is %s, not f32, f16 or bf16", stored, sq_dtype_name(t->dtype));
+        return sq_fail(SQ_E_UNSUP, "tensor '%s' is %s, not f32, f16 or bf16", stored,
+                       sq_dtype_name(t->dtype));
     if (t->ndim == ndim && memcmp(t->dim, dim, (size_t)ndim * sizeof *dim) == 0)
         return 0;
     shape_text(have, sizeof have, t->ndim, t->dim);
@@ -118,17 +119,20 @@ static int add_embedding(struct plan *p)
     struct sq_source *s = p->s;
     const struct sq_config *c = &s->cfg;
     const int64_t dim[2] = {c->vocab, c->hidden};
-    const int64_t e = s->format->find(s->impl, SQ_EMBED_NAME), h = s->format->find(s->impl, SQ_HEAD_NAME);
+    const int64_t e = s->format->find(s->impl, SQ_EMBED_NAME),
+                  h = s->format->find(s->impl, SQ_HEAD_NAME);
     struct sq_tensor a = SQ_TENSOR_INIT, b = SQ_TENSOR_INIT;
     int rc = 0;
 
-    SQ_TRY(add_stored(p, SQ_EMBED_NAME, c->tied && e < 0 && h >= 0 ? SQ_HEAD_NAME : SQ_EMBED_NAME, 2, dim));
+    SQ_TRY(
+        add_stored(p, SQ_EMBED_NAME, c->tied && e < 0 && h >= 0 ? SQ_HEAD_NAME : SQ_EMBED_NAME, 2, dim));
     if (c->tied && e >= 0 && h >= 0) {
         SQ_TRY(check_info(s->format->info(s->impl, h), SQ_HEAD_NAME, 2, dim));
         SQ_TRY(s->format->get(&a, s->impl, e));
         SQ_TRY(s->format->get(&b, s->impl, h));
         if (a.dtype != b.dtype || memcmp(a.data, b.data, sq_tensor_bytes(&a)) != 0)
-            rc = sq_fail(SQ_E_FORMAT, "the config ties head and embedding, but tensor '%s' differs from '%s'",
+            rc = sq_fail(SQ_E_FORMAT,
+                         "the config ties head and embedding, but tensor '%s' differs from '%s'",
                          SQ_HEAD_NAME, SQ_EMBED_NAME);
         s->format->drop(s->impl, e);
         s->format->drop(s->impl, h);
@@ -144,8 +148,8 @@ out:
  * versions stored although they are computed. */
 static int check_left_over(const struct plan *p)
 {
-    static const char *const known[] = {"rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached",
-                                        "self_attn.masked_bias"};
+    static const char *const known[] = {"rotary_emb.inv_freq", "rotary_emb.cos_cached",
+                                        "rotary_emb.sin_cached", "self_attn.masked_bias"};
     const struct sq_source *s = p->s;
     for (int64_t i = 0; i < s->format->count(s->impl); i++) {
         const char *name = s->format->info(s->impl, i)->name;
@@ -153,7 +157,8 @@ static int check_left_over(const struct plan *p)
         for (int k = 0; k < SQ_COUNT(known) && !ok; k++)
             ok = strstr(name, known[k]) != NULL;
         if (!ok)
-            return sq_fail(SQ_E_UNSUP, "tensor '%s' is not part of a %s of this config", name, s->cfg.model_type);
+            return sq_fail(SQ_E_UNSUP, "tensor '%s' is not part of a %s of this config", name,
+                           s->cfg.model_type);
     }
     return 0;
 }
@@ -167,8 +172,9 @@ static int make_manifest(struct sq_source *s)
         json_t *shape = json_array();
         for (int k = 0; k < t->ndim; k++)
             bad |= json_array_append_new(shape, json_integer(t->dim[k])) != 0;
-        bad |= json_array_append_new(s->manifest, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype",
-                                                            sq_dtype_name(t->dtype), "shape", shape)) != 0;
+        bad |=
+            json_array_append_new(s->manifest, json_pack("{s:s, s:s, s:o}", "name", t->name, "dtype",
+                                                         sq_dtype_name(t->dtype), "shape", shape)) != 0;
     }
     return bad ? sq_fail(SQ_E_NOMEM, "no memory for the manifest") : 0;
 }
@@ -176,7 +182,8 @@ static int make_manifest(struct sq_source *s)
 int sq_source_plan(struct sq_source *s)
 {
     const struct sq_config *c = &s->cfg;
-    struct plan p = {.s = s, .layer = -1, .cap = 3 + c->layers * (SQ_GAINS + 1 + 2 * sq_config_linears(c))};
+    struct plan p = {
+        .s = s, .layer = -1, .cap = 3 + c->layers * (SQ_GAINS + 1 + 2 * sq_config_linears(c))};
     int rc = 0;
 
     SQ_TRY(sq_alloc(&s->item, p.cap));

@@ -1,5 +1,5 @@
-/* What a source needs of a file format that allows access by name, and what is made of it: the list of all
- * tensors of the model in order. Names are those of Hugging Face checkpoints. */
+/* What a source needs of a file format that allows access by name, and what is made of it: the list of
+ * all tensors of the model in order. Names are those of Hugging Face checkpoints. */
 #ifndef SQ_CHECKPOINT_H
 #define SQ_CHECKPOINT_H
 
@@ -57,7 +57,8 @@ int sq_source_open_stream(struct sq_source *s);
 int sq_source_stream_top(struct sq_source *s, struct sq_tensor *t);
 int sq_source_stream_layer(struct sq_source *s, struct sq_layer *l);
 
-/* With format, impl and cfg set: items, manifest; every tensor is there with its shape and none is left over. */
+/* With format, impl and cfg set: items, manifest; every tensor is there with its shape and none is left
+ * over. */
 int sq_source_plan(struct sq_source *s);
 
 #endif

@@ -24,20 +24,39 @@ struct arch {
     bool attention_bias; /* the key attention_bias gives q, k, v, o one */
     bool mlp_bias;       /* the key mlp_bias gives gate, up, down one */
     bool qk_norm, moe, window;
-    int64_t head_dim;    /* when the config has none; 0: hidden / heads */
-    int64_t kv_heads;    /* when the config has none; 0: heads */
+    int64_t head_dim; /* when the config has none; 0: hidden / heads */
+    int64_t kv_heads; /* when the config has none; 0: heads */
     int64_t max_positions;
 };
 
 static const struct arch archs[] = {
-    {.name = "LlamaForCausalLM", .model_type = "llama", .attention_bias = true, .mlp_bias = true,
+    {.name = "LlamaForCausalLM",
+     .model_type = "llama",
+     .attention_bias = true,
+     .mlp_bias = true,
      .max_positions = 2048},
-    {.name = "Qwen2ForCausalLM", .model_type = "qwen2", .qkv_bias = true, .window = true, .kv_heads = 32,
+    {.name = "Qwen2ForCausalLM",
+     .model_type = "qwen2",
+     .qkv_bias = true,
+     .window = true,
+     .kv_heads = 32,
      .max_positions = 32768},
-    {.name = "Qwen3ForCausalLM", .model_type = "qwen3", .attention_bias = true, .qk_norm = true, .window = true,
-     .head_dim = 128, .kv_heads = 32, .max_positions = 32768},
-    {.name = "Qwen3MoeForCausalLM", .model_type = "qwen3_moe", .attention_bias = true, .qk_norm = true, .moe = true,
-     .window = true, .kv_heads = 4, .max_positions = 32768},
+    {.name = "Qwen3ForCausalLM",
+     .model_type = "qwen3",
+     .attention_bias = true,
+     .qk_norm = true,
+     .window = true,
+     .head_dim = 128,
+     .kv_heads = 32,
+     .max_positions = 32768},
+    {.name = "Qwen3MoeForCausalLM",
+     .model_type = "qwen3_moe",
+     .attention_bias = true,
+     .qk_norm = true,
+     .moe = true,
+     .window = true,
+     .kv_heads = 4,
+     .max_positions = 32768},
 };
 
 static const char *const rope_names[] = {
@@ -63,7 +82,8 @@ static bool present(const json_t *obj, const char *key)
 static int check_range(const char *key, int64_t x, int64_t min, int64_t max)
 {
     if (x < min || x > max)
-        return sq_fail(SQ_E_FORMAT, "'%s' is %" PRId64 ", not in %" PRId64 " .. %" PRId64, key, x, min, max);
+        return sq_fail(SQ_E_FORMAT, "'%s' is %" PRId64 ", not in %" PRId64 " .. %" PRId64, key, x, min,
+                       max);
     return 0;
 }
 
@@ -82,8 +102,8 @@ static int check_rope(const struct sq_config *c)
     if (rc == 0 && c->rope_type == SQ_ROPE_LLAMA3) {
         rc = check_positive("low_freq_factor", c->rope_low);
         if (rc == 0 && !(isfinite(c->rope_high) && c->rope_high > c->rope_low))
-            rc = sq_fail(SQ_E_FORMAT, "'high_freq_factor' is %g, not above 'low_freq_factor' %g", c->rope_high,
-                         c->rope_low);
+            rc = sq_fail(SQ_E_FORMAT, "'high_freq_factor' is %g, not above 'low_freq_factor' %g",
+                         c->rope_high, c->rope_low);
         if (rc == 0)
             rc = check_range("original_max_position_embeddings", c->rope_original, 1, MAX_POSITIONS);
     }
@@ -105,7 +125,9 @@ static int check(const struct sq_config *c)
     SQ_TRY(check_range("num_experts_per_tok", c->top, c->experts ? 1 : 0, c->experts));
     SQ_TRY(check_positive("rms_norm_eps", c->eps));
     if (c->heads % c->kv_heads)
-        return sq_fail(SQ_E_FORMAT, "'num_key_value_heads' %" PRId64 " does not divide 'num_attention_heads' %" PRId64,
+        return sq_fail(SQ_E_FORMAT,
+                       "'num_key_value_heads' %" PRId64
+                       " does not divide 'num_attention_heads' %" PRId64,
                        c->kv_heads, c->heads);
     if (c->head_dim % 2)
         return sq_fail(SQ_E_FORMAT, "'head_dim' %" PRId64 " is odd", c->head_dim);
@@ -124,7 +146,8 @@ static int find_arch(const struct arch **out, const json_t *config)
     if (rc < 0)
         return rc;
     if (present(config, "architectures")) {
-        if (!json_is_array(list) || json_array_size(list) != 1 || !json_is_string(json_array_get(list, 0)))
+        if (!json_is_array(list) || json_array_size(list) != 1 ||
+            !json_is_string(json_array_get(list, 0)))
             return sq_fail(SQ_E_FORMAT, "'architectures' is not a list of one name");
         name = json_string_value(json_array_get(list, 0));
     }
@@ -133,8 +156,8 @@ static int find_arch(const struct arch **out, const json_t *config)
     for (int i = 0; i < SQ_COUNT(archs); i++)
         if (strcmp(name ? name : type, name ? archs[i].name : archs[i].model_type) == 0) {
             if (type && strcmp(type, archs[i].model_type) != 0)
-                return sq_fail(SQ_E_UNSUP, "architecture '%s' with model_type '%.60s' is not supported", archs[i].name,
-                               type);
+                return sq_fail(SQ_E_UNSUP, "architecture '%s' with model_type '%.60s' is not supported",
+                               archs[i].name, type);
             *out = &archs[i];
             return 0;
         }
@@ -155,7 +178,8 @@ static int parse_rope_type(enum sq_rope_type *out, const char *name)
 /* Older files: rope_theta beside rope_scaling (or null); newer ones: both in rope_parameters. */
 static int read_rope(struct sq_config *c, const json_t *config)
 {
-    const char *key = present(config, "rope_parameters") ? "rope_parameters" : "rope_scaling", *type = "default";
+    const char *key = present(config, "rope_parameters") ? "rope_parameters" : "rope_scaling";
+    const char *type = "default";
     double partial = 1;
     json_t *r = NULL;
     int rc = 0;
@@ -217,7 +241,8 @@ static int read_moe(struct sq_config *c, const json_t *config)
     int rc = 0;
 
     SQ_TRY(sq_json_int(&c->ffn, config, "moe_intermediate_size", 1, MAX_WIDTH));
-    SQ_TRY(sq_json_int(&c->experts, config, present(config, "num_experts") ? "num_experts" : "num_local_experts", 1,
+    SQ_TRY(sq_json_int(&c->experts, config,
+                       present(config, "num_experts") ? "num_experts" : "num_local_experts", 1,
                        MAX_EXPERTS));
     SQ_TRY(sq_json_int(&c->top, config, "num_experts_per_tok", 1, c->experts));
     SQ_TRY(sq_json_bool_opt(&c->renorm, config, "norm_topk_prob"));
@@ -239,7 +264,8 @@ static int read_sizes(struct sq_config *c, const struct arch *a, const json_t *c
     SQ_TRY(sq_json_int_opt(&c->kv_heads, config, "num_key_value_heads", 1, MAX_HEADS));
     c->head_dim = a->head_dim ? a->head_dim : c->hidden / c->heads;
     if (!present(config, "head_dim") && !a->head_dim && c->hidden % c->heads)
-        return sq_fail(SQ_E_FORMAT, "'num_attention_heads' %" PRId64 " does not divide 'hidden_size' %" PRId64,
+        return sq_fail(SQ_E_FORMAT,
+                       "'num_attention_heads' %" PRId64 " does not divide 'hidden_size' %" PRId64,
                        c->heads, c->hidden);
     SQ_TRY(sq_json_int_opt(&c->head_dim, config, "head_dim", 2, MAX_WIDTH));
     c->max_positions = a->max_positions;
@@ -308,11 +334,11 @@ static const struct field {
     enum field_kind kind;
 } fields[] = {
 #define FIELD(name, kind) {#name, offsetof(struct sq_config, name), kind}
-    FIELD(hidden, INT),      FIELD(heads, INT),        FIELD(kv_heads, INT),      FIELD(head_dim, INT),
-    FIELD(ffn, INT),         FIELD(layers, INT),       FIELD(vocab, INT),         FIELD(max_positions, INT),
-    FIELD(eps, REAL),        FIELD(qkv_bias, BOOL),    FIELD(o_bias, BOOL),       FIELD(mlp_bias, BOOL),
-    FIELD(qk_norm, BOOL),    FIELD(tied, BOOL),        FIELD(experts, INT),       FIELD(top, INT),
-    FIELD(renorm, BOOL),     FIELD(rope_theta, REAL),  FIELD(rope_factor, REAL),  FIELD(rope_low, REAL),
+    FIELD(hidden, INT),      FIELD(heads, INT),          FIELD(kv_heads, INT),    FIELD(head_dim, INT),
+    FIELD(ffn, INT),         FIELD(layers, INT),         FIELD(vocab, INT),       FIELD(max_positions, INT),
+    FIELD(eps, REAL),        FIELD(qkv_bias, BOOL),      FIELD(o_bias, BOOL),     FIELD(mlp_bias, BOOL),
+    FIELD(qk_norm, BOOL),    FIELD(tied, BOOL),          FIELD(experts, INT),     FIELD(top, INT),
+    FIELD(renorm, BOOL),     FIELD(rope_theta, REAL),    FIELD(rope_factor, REAL), FIELD(rope_low, REAL),
     FIELD(rope_high, REAL),  FIELD(rope_original, INT),
 #undef FIELD
 };
@@ -387,7 +413,8 @@ const char *sq_linear_name(char *buf, const struct sq_config *cfg, int64_t linea
     if (linear < SQ_GATE)
         snprintf(buf, SQ_LINEAR_NAME, "%s", attention[linear]);
     else if (cfg->experts)
-        snprintf(buf, SQ_LINEAR_NAME, "mlp.experts.%" PRId64 ".%s", (linear - SQ_GATE) / 3, mlp[(linear - SQ_GATE) % 3]);
+        snprintf(buf, SQ_LINEAR_NAME, "mlp.experts.%" PRId64 ".%s", (linear - SQ_GATE) / 3,
+                 mlp[(linear - SQ_GATE) % 3]);
     else
         snprintf(buf, SQ_LINEAR_NAME, "mlp.%s", mlp[linear - SQ_GATE]);
     return buf;

@@ -1,5 +1,5 @@
-/* Layout: magic, version, tensor count, key count; keys with values; tensor infos; padding; data. A count is
- * believed only after the bytes that it must need are seen to be there. */
+/* Layout: magic, version, tensor count, key count; keys with values; tensor infos; padding; data. A
+ * count is believed only after the bytes that it must need are seen to be there. */
 #include "sq/gguf.h"
 
 #include <math.h>
@@ -8,17 +8,24 @@
 
 #include "map.h"
 
-enum { KEYS_MAX = 1 << 16, TENSORS_MAX = 1 << 18, KEY_MAX = 1 << 16, ALIGN_MAX = 1 << 20, LIST_MAX = 1 << 23 };
+enum {
+    KEYS_MAX = 1 << 16,
+    TENSORS_MAX = 1 << 18,
+    KEY_MAX = 1 << 16,
+    ALIGN_MAX = 1 << 20,
+    LIST_MAX = 1 << 23
+};
 
 enum kind { U8, I8, U16, I16, U32, I32, F32, BOOL, STRING, ARRAY, U64, I64, F64, KINDS };
 
 static const size_t kind_size[KINDS] = {
-    [U8] = 1, [I8] = 1, [U16] = 2, [I16] = 2, [U32] = 4, [I32] = 4, [F32] = 4, [BOOL] = 1, [U64] = 8, [I64] = 8, [F64] = 8};
+    [U8] = 1,  [I8] = 1,   [U16] = 2, [I16] = 2, [U32] = 4, [I32] = 4,
+    [F32] = 4, [BOOL] = 1, [U64] = 8, [I64] = 8, [F64] = 8};
 
 struct key {
     const char *name; /* len bytes, not terminated */
     size_t len;
-    enum kind kind;    /* of the elements, for an array */
+    enum kind kind; /* of the elements, for an array */
     bool array;
     uint64_t n;          /* elements; 1 for no array */
     const uint8_t *data; /* of the first element; a string: u64 length, bytes */
@@ -150,7 +157,8 @@ static int read_keys(struct sq_gguf *g, struct cursor *c, uint64_t n)
         qsort(g->key, (size_t)n, sizeof *g->key, by_key);
     for (int64_t i = 1; i < g->nkey; i++)
         if (by_key(&g->key[i - 1], &g->key[i]) == 0)
-            return sq_fail(SQ_E_FORMAT, "key '%.*s' is there twice", (int)SQ_MIN(g->key[i].len, 100), g->key[i].name);
+            return sq_fail(SQ_E_FORMAT, "key '%.*s' is there twice", (int)SQ_MIN(g->key[i].len, 100),
+                           g->key[i].name);
 out:
     return rc;
 }
@@ -176,7 +184,8 @@ static int read_shape(struct sq_gguf_tensor *t, struct cursor *c)
     t->ndim = (int)ndim;
     for (int i = 0; i < t->ndim; i++) {
         SQ_TRY(take(&ne, c, 8, "a tensor info"));
-        if (ne < 1 || ne > INT64_MAX / 8 || __builtin_mul_overflow(count, (size_t)ne, &count) || count > INT64_MAX / 8)
+        if (ne < 1 || ne > INT64_MAX / 8 || __builtin_mul_overflow(count, (size_t)ne, &count) ||
+            count > INT64_MAX / 8)
             return sq_fail(SQ_E_FORMAT, "dimension %d is %" PRIu64 ", the size overflows", i, ne);
         t->ne[i] = (int64_t)ne;
     }
@@ -184,7 +193,8 @@ static int read_shape(struct sq_gguf_tensor *t, struct cursor *c)
     t->type = type <= INT32_MAX ? (int)type : -1;
     SQ_TRY(sq_gguf_type_size(&elements, &bytes, t->type));
     if (t->ne[0] % elements)
-        return sq_fail(SQ_E_FORMAT, "%" PRId64 " columns are no whole blocks of %s", t->ne[0], sq_gguf_type_name(t->type));
+        return sq_fail(SQ_E_FORMAT, "%" PRId64 " columns are no whole blocks of %s", t->ne[0],
+                       sq_gguf_type_name(t->type));
     SQ_TRY(sq_mul_size(&t->size, count / (size_t)elements, bytes));
 out:
     return rc;
@@ -198,13 +208,15 @@ static int read_tensor(struct sq_gguf_tensor *t, uint64_t *offset, struct cursor
     if (rc < 0)
         return rc;
     if (len >= sizeof t->name || memchr(name, 0, len))
-        return sq_fail(SQ_E_FORMAT, "tensor name '%.*s...' has %zu bytes or a NUL", (int)SQ_MIN(len, 60), name, len);
+        return sq_fail(SQ_E_FORMAT, "tensor name '%.*s...' has %zu bytes or a NUL", (int)SQ_MIN(len, 60),
+                       name, len);
     memcpy(t->name, name, len);
     rc = read_shape(t, c);
     if (rc == 0)
         rc = take(offset, c, 8, "a tensor info");
     if (rc == 0 && *offset % (uint64_t)align)
-        rc = sq_fail(SQ_E_FORMAT, "its offset %" PRIu64 " is not a multiple of %" PRId64, *offset, align);
+        rc =
+            sq_fail(SQ_E_FORMAT, "its offset %" PRIu64 " is not a multiple of %" PRId64, *offset, align);
     return rc < 0 ? sq_fail_in(rc, "tensor '%s'", t->name) : 0;
 }
 
@@ -226,7 +238,8 @@ static int check_layout(struct sq_gguf *g)
     qsort(g->tensor, (size_t)g->ntensor, sizeof *g->tensor, by_place);
     for (int64_t i = 1; i < g->ntensor; i++)
         if (g->tensor[i].data < g->tensor[i - 1].data + g->tensor[i - 1].size)
-            return sq_fail(SQ_E_FORMAT, "tensor '%s' overlaps tensor '%s'", g->tensor[i].name, g->tensor[i - 1].name);
+            return sq_fail(SQ_E_FORMAT, "tensor '%s' overlaps tensor '%s'", g->tensor[i].name,
+                           g->tensor[i - 1].name);
     qsort(g->tensor, (size_t)g->ntensor, sizeof *g->tensor, by_name);
     for (int64_t i = 1; i < g->ntensor; i++)
         if (by_name(&g->tensor[i - 1], &g->tensor[i]) == 0)
@@ -246,11 +259,13 @@ static int read_tensors(struct sq_gguf *g, struct cursor *c, uint64_t n)
     for (; g->ntensor < (int64_t)n; g->ntensor++)
         SQ_TRY(read_tensor(&g->tensor[g->ntensor], &offset[g->ntensor], c, g->align));
     const size_t at = (size_t)(c->p - g->map.data), align = (size_t)g->align;
-    const size_t start = (at + align - 1) / align * align, size = g->map.size > start ? g->map.size - start : 0;
+    const size_t start = (at + align - 1) / align * align,
+                 size = g->map.size > start ? g->map.size - start : 0;
     for (int64_t i = 0; i < g->ntensor; i++) {
         struct sq_gguf_tensor *t = &g->tensor[i];
         if (offset[i] > size || t->size > size - offset[i]) {
-            rc = sq_fail(SQ_E_FORMAT, "tensor '%s' ends at byte %" PRIu64 " of %zu: the file is cut or lies", t->name,
+            rc = sq_fail(SQ_E_FORMAT,
+                         "tensor '%s' ends at byte %" PRIu64 " of %zu: the file is cut or lies", t->name,
                          offset[i] + t->size, size);
             goto out;
         }
@@ -289,7 +304,9 @@ static int read_file(struct sq_gguf *g)
     if (sq_gguf_has(g, "split.count"))
         SQ_TRY(sq_gguf_int(&parts, g, "split.count", 0, INT64_MAX));
     if (parts > 1)
-        return sq_fail(SQ_E_UNSUP, "it is one of %" PRId64 " parts: join them first (llama-gguf-split --merge)", parts);
+        return sq_fail(SQ_E_UNSUP,
+                       "it is one of %" PRId64 " parts: join them first (llama-gguf-split --merge)",
+                       parts);
     SQ_TRY(read_tensors(g, &c, ntensor));
 out:
     return rc;
@@ -358,7 +375,8 @@ int64_t sq_gguf_find(const struct sq_gguf *g, const char *name)
     if (!g->ntensor || strlen(name) >= sizeof want.name)
         return -1;
     strcpy(want.name, name);
-    const struct sq_gguf_tensor *t = bsearch(&want, g->tensor, (size_t)g->ntensor, sizeof *g->tensor, by_name);
+    const struct sq_gguf_tensor *t =
+        bsearch(&want, g->tensor, (size_t)g->ntensor, sizeof *g->tensor, by_name);
     return t ? t - g->tensor : -1;
 }
 
@@ -389,7 +407,10 @@ static bool int_of(int64_t *out, enum kind kind, const uint8_t *p)
     case I8: *out = (int8_t)x; return true;
     case I16: *out = (int16_t)x; return true;
     case I32: *out = (int32_t)x; return true;
-    case U8: case U16: case U32: case I64: *out = (int64_t)x; return true;
+    case U8:
+    case U16:
+    case U32:
+    case I64: *out = (int64_t)x; return true;
     case U64: *out = (int64_t)x; return x <= INT64_MAX;
     default: return false;
     }
@@ -418,7 +439,8 @@ int sq_gguf_int(int64_t *out, const struct sq_gguf *g, const char *key, int64_t 
     if (!k || k->array || !int_of(&x, k->kind, k->data))
         return bad_key(g, key, "an integer");
     if (x < min || x > max)
-        return sq_fail(SQ_E_FORMAT, "key '%s' is %" PRId64 ", not in %" PRId64 " .. %" PRId64, key, x, min, max);
+        return sq_fail(SQ_E_FORMAT, "key '%s' is %" PRId64 ", not in %" PRId64 " .. %" PRId64, key, x,
+                       min, max);
     *out = x;
     return 0;
 }
@@ -500,13 +522,16 @@ int sq_gguf_json(json_t **out, const struct sq_gguf *g, const char *prefix)
             continue;
         if (k->n > LIST_MAX) {
             json_decref(obj);
-            return sq_fail(SQ_E_FORMAT, "key '%.*s' has %" PRIu64 " values, more than %d", (int)SQ_MIN(k->len, 100),
-                           k->name, k->n, LIST_MAX);
+            return sq_fail(SQ_E_FORMAT, "key '%.*s' has %" PRIu64 " values, more than %d",
+                           (int)SQ_MIN(k->len, 100), k->name, k->n, LIST_MAX);
         }
         if (json_object_setn_new(obj, k->name, k->len, key_json(k)) < 0) {
             json_decref(obj);
-            return sq_fail(SQ_E_FORMAT, "key '%.*s' has a value that JSON cannot hold (text that is not UTF-8, a number "
-                           "that is not finite)", (int)SQ_MIN(k->len, 100), k->name);
+            return sq_fail(
+                SQ_E_FORMAT,
+                "key '%.*s' has a value that JSON cannot hold (text that is not UTF-8, a number "
+                "that is not finite)",
+                (int)SQ_MIN(k->len, 100), k->name);
         }
     }
     *out = obj;

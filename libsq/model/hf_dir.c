@@ -180,8 +180,11 @@ static int refuse_without_weights(const char *dir)
     if (d)
         closedir(d);
     if (*found)
-        return sq_fail(SQ_E_UNSUP, "'%s': the weights ('%s') are pickle files, which can run code when read: convert them "
-                       "to safetensors first (transformers: save_pretrained(DIR, safe_serialization=True))", dir, found);
+        return sq_fail(
+            SQ_E_UNSUP,
+            "'%s': the weights ('%s') are pickle files, which can run code when read: convert them "
+            "to safetensors first (transformers: save_pretrained(DIR, safe_serialization=True))",
+            dir, found);
     return sq_fail(SQ_E_IO, "'%s': %s", dir, why);
 }
 
@@ -211,9 +214,10 @@ out:
 static int open_sides(struct sq_source *s)
 {
     static const char *const names[] = {
-        "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
-        "generation_config.json", "chat_template.jinja", "chat_template.json", "tokenizer.model",
-        "vocab.json", "merges.txt",
+        "tokenizer.json",     "tokenizer_config.json",  "special_tokens_map.json",
+        "added_tokens.json",  "generation_config.json", "chat_template.jinja",
+        "chat_template.json", "tokenizer.model",        "vocab.json",
+        "merges.txt",
     };
     enum { SIDE_MAX = 256 << 20 };
     char path[PATH_MAX];
@@ -226,7 +230,8 @@ static int open_sides(struct sq_source *s)
         if (stat(path, &st) < 0 || st.st_size == 0)
             continue;
         if (st.st_size > SIDE_MAX)
-            return sq_fail(SQ_E_FORMAT, "'%s' has %lld bytes, more than %d", path, (long long)st.st_size, SIDE_MAX);
+            return sq_fail(SQ_E_FORMAT, "'%s' has %lld bytes, more than %d", path, (long long)st.st_size,
+                           SIDE_MAX);
         SQ_TRY(sq_map_open(&map, path));
         SQ_TRY(sq_source_add_map(s, names[i], &map));
     }

@@ -46,8 +46,9 @@ void sq_map_close(struct sq_map *m)
     *m = (struct sq_map){.data = NULL, .size = 0, .mapped = false};
 }
 
-/* The kernel maps up to 16 pages around one that is touched, also such that were dropped before: without the
- * margin every border between two tensors would stay resident, and the sum would grow with the model. */
+/* The kernel maps up to 16 pages around one that is touched, also such that were dropped before: without
+ * the margin every border between two tensors would stay resident, and the sum would grow with the
+ * model. */
 void sq_map_drop(const struct sq_map *m, const void *data, size_t n)
 {
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), margin = 16 * page;

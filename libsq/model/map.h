@@ -13,7 +13,8 @@ struct sq_map {
 
 int sq_map_open(struct sq_map *m, const char *path) SQ_MUSTUSE; /* an empty file is SQ_E_FORMAT */
 void sq_map_close(struct sq_map *m);                            /* idempotent */
-/* data[0..n) is not needed any more: its pages and some around it leave the resident set, to come back if touched. */
+/* data[0..n) is not needed any more: its pages and some around it leave the resident set, to come back
+ * if touched. */
 void sq_map_drop(const struct sq_map *m, const void *data, size_t n);
 
 #endif

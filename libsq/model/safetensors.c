@@ -44,7 +44,8 @@ static int read_ints(int64_t *out, int *n, int max, const json_t *obj, const cha
     if (rc < 0)
         return rc;
     if (json_array_size(list) > (size_t)max)
-        return sq_fail(SQ_E_FORMAT, "'%s' has %zu numbers, more than %d", key, json_array_size(list), max);
+        return sq_fail(SQ_E_FORMAT, "'%s' has %zu numbers, more than %d", key, json_array_size(list),
+                       max);
     json_array_foreach(list, i, v) {
         if (!json_is_integer(v) || json_integer_value(v) < 0)
             return sq_fail(SQ_E_FORMAT, "'%s' has something else than whole numbers", key);
@@ -55,7 +56,8 @@ static int read_ints(int64_t *out, int *n, int max, const json_t *obj, const cha
 }
 
 /* data holds the bytes behind the header */
-static int read_tensor(struct sq_tensor *t, const char *name, const json_t *obj, const uint8_t *data, size_t size)
+static int read_tensor(struct sq_tensor *t, const char *name, const json_t *obj, const uint8_t *data,
+                       size_t size)
 {
     enum sq_dtype dtype = SQ_F32;
     int64_t dim[SQ_MAX_DIMS], at[2];
@@ -67,11 +69,13 @@ static int read_tensor(struct sq_tensor *t, const char *name, const json_t *obj,
     if (two != 2 || at[0] > at[1])
         return sq_fail(SQ_E_FORMAT, "'data_offsets' is not a begin and an end");
     if ((uint64_t)at[1] > size)
-        return sq_fail(SQ_E_FORMAT, "it ends at byte %" PRId64 " of %zu: the file is cut or the header lies", at[1], size);
+        return sq_fail(SQ_E_FORMAT,
+                       "it ends at byte %" PRId64 " of %zu: the file is cut or the header lies", at[1],
+                       size);
     SQ_TRY(sq_tensor_shape(t, name, dtype, ndim, dim));
     if (sq_tensor_bytes(t) != (size_t)(at[1] - at[0]))
-        return sq_fail(SQ_E_FORMAT, "shape and dtype need %zu bytes, the header gives it %" PRId64, sq_tensor_bytes(t),
-                       at[1] - at[0]);
+        return sq_fail(SQ_E_FORMAT, "shape and dtype need %zu bytes, the header gives it %" PRId64,
+                       sq_tensor_bytes(t), at[1] - at[0]);
     t->data = data + at[0];
 out:
     return rc;
@@ -100,9 +104,11 @@ static int check_layout(struct sq_safetensors *s, const uint8_t *data, size_t si
         const struct sq_tensor *t = &s->tensor[i];
         const size_t begin = (size_t)((const uint8_t *)t->data - data);
         if (begin < at)
-            return sq_fail(SQ_E_FORMAT, "tensor '%s' overlaps tensor '%s'", t->name, s->tensor[i - 1].name);
+            return sq_fail(SQ_E_FORMAT, "tensor '%s' overlaps tensor '%s'", t->name,
+                           s->tensor[i - 1].name);
         if (begin > at)
-            return sq_fail(SQ_E_FORMAT, "%zu bytes in front of tensor '%s' belong to no tensor", begin - at, t->name);
+            return sq_fail(SQ_E_FORMAT, "%zu bytes in front of tensor '%s' belong to no tensor",
+                           begin - at, t->name);
         at = begin + sq_tensor_bytes(t);
     }
     if (at != size)
@@ -124,7 +130,8 @@ static int read_header(struct sq_safetensors *s)
     for (int i = 7; i >= 0; i--)
         len = len << 8 | s->map.data[i];
     if (len > s->map.size - 8)
-        return sq_fail(SQ_E_FORMAT, "its header of %" PRIu64 " bytes does not fit into the file's %zu", len, s->map.size);
+        return sq_fail(SQ_E_FORMAT, "its header of %" PRIu64 " bytes does not fit into the file's %zu",
+                       len, s->map.size);
     if (len > HEADER_MAX)
         return sq_fail(SQ_E_FORMAT, "its header has %" PRIu64 " bytes, more than %d", len, HEADER_MAX);
     const uint8_t *data = s->map.data + 8 + len;

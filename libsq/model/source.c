@@ -8,8 +8,9 @@
 #include "map.h"
 #include "checkpoint.h"
 
-static const char pickle_text[] = "is a pickle file, which can run code when read: convert it to safetensors first "
-                                  "(transformers: save_pretrained(DIR, safe_serialization=True))";
+static const char pickle_text[] =
+    "is a pickle file, which can run code when read: convert it to safetensors first "
+    "(transformers: save_pretrained(DIR, safe_serialization=True))";
 
 static bool ends_with(const char *s, const char *end)
 {
@@ -176,14 +177,17 @@ int sq_source_put_head(struct sq_stream *out, const struct sq_source *s)
     int rc = 0;
 
     SQ_TRY(sq_config_to_json(&config, &s->cfg));
-    head = json_pack("{s:s, s:O, s:O, s:O}", "record", "model", "config", config, "original", s->original, "manifest",
-                     s->manifest);
-    rc = head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for the model record");
+    head = json_pack("{s:s, s:O, s:O, s:O}", "record", "model", "config", config, "original",
+                     s->original, "manifest", s->manifest);
+    rc =
+        head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for the model record");
     for (int64_t i = 0; i < s->nfile && rc == 0; i++) {
         const struct sq_side *f = &s->file[i];
         json_decref(head);
-        head = json_pack("{s:s, s:s, s:I}", "record", "file", "name", f->name, "bytes", (json_int_t)f->size);
-        rc = head ? sq_stream_put(out, head, f->data, f->size) : sq_fail(SQ_E_NOMEM, "no memory for a file record");
+        head = json_pack("{s:s, s:s, s:I}", "record", "file", "name", f->name, "bytes",
+                         (json_int_t)f->size);
+        rc = head ? sq_stream_put(out, head, f->data, f->size)
+                  : sq_fail(SQ_E_NOMEM, "no memory for a file record");
         sq_map_drop(&s->map[i], f->data, f->size);
     }
 out:

@@ -1,5 +1,6 @@
-/* A model stream as a source. The header of the next record is read when a caller asks what comes next, its payload
- * when the caller takes it: so a layer is handed on as soon as it is complete, not when the one after it arrives. */
+/* A model stream as a source. The header of the next record is read when a caller asks what comes next,
+ * its payload when the caller takes it: so a layer is handed on as soon as it is complete, not when the
+ * one after it arrives. */
 #include <string.h>
 
 #include "checkpoint.h"
@@ -35,7 +36,8 @@ static int read_model(struct sq_source *s)
         bytes = sq_dtype_size(type);
         json_array_foreach(shape, k, d) {
             if (!json_is_integer(d) || json_integer_value(d) < 0)
-                return sq_fail(SQ_E_FORMAT, "the shape of tensor '%.100s' in the manifest is no list of sizes", name);
+                return sq_fail(SQ_E_FORMAT,
+                               "the shape of tensor '%.100s' in the manifest is no list of sizes", name);
             SQ_TRY(sq_mul_size(&bytes, bytes, (size_t)json_integer_value(d)));
         }
         if (bytes > INT64_MAX || __builtin_add_overflow(s->bytes, (int64_t)bytes, &s->bytes))
@@ -53,7 +55,8 @@ static int read_side(struct sq_source *s)
     if (rc < 0)
         return rc;
     if (s->rec.bytes > SIDE_MAX)
-        return sq_fail(SQ_E_FORMAT, "side file '%.60s' has %" PRId64 " bytes, more than %d", name, s->rec.bytes, SIDE_MAX);
+        return sq_fail(SQ_E_FORMAT, "side file '%.60s' has %" PRId64 " bytes, more than %d", name,
+                       s->rec.bytes, SIDE_MAX);
     rc = sq_alloc_bytes(&data, s->rec.bytes, 1);
     if (rc == 0 && s->rec.bytes)
         rc = sq_stream_payload(s->in, data, (size_t)s->rec.bytes);
@@ -64,7 +67,8 @@ static int read_side(struct sq_source *s)
     return sq_source_add_owned(s, name, data, (size_t)s->rec.bytes);
 }
 
-/* Move on to the next tensor or layer, unless it is known already; what else a stream may hold is read (model, files) or passed over. */
+/* Move on to the next tensor or layer, unless it is known already; what else a stream may hold is read
+ * (model, files) or passed over. */
 static int advance(struct sq_source *s)
 {
     int rc = 0;
@@ -114,7 +118,8 @@ int sq_source_stream_top(struct sq_source *s, struct sq_tensor *t)
     int rc = 0;
     SQ_TRY(advance(s));
     if (s->ended && s->layer < s->cfg.layers) {
-        rc = sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of %" PRId64 " is missing", s->layer, s->cfg.layers);
+        rc =
+            sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of %" PRId64 " is missing", s->layer, s->cfg.layers);
         goto out;
     }
     if (s->ended || s->rec.kind == SQ_REC_LAYER)
@@ -134,14 +139,16 @@ int sq_source_stream_layer(struct sq_source *s, struct sq_layer *l)
     if (s->layer == s->cfg.layers && (s->ended || s->rec.kind != SQ_REC_LAYER))
         return 0;
     if (s->ended || s->rec.kind != SQ_REC_LAYER) {
-        rc = sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of %" PRId64 " is missing", s->layer, s->cfg.layers);
+        rc =
+            sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of %" PRId64 " is missing", s->layer, s->cfg.layers);
         goto out;
     }
     s->ahead = false;
     SQ_TRY(sq_layer_read(l, s->in, &s->rec));
     if (l->index != s->layer || s->layer == s->cfg.layers) {
-        rc = sq_fail(SQ_E_FORMAT, "layer %" PRId64 " comes where layer %" PRId64 " of %" PRId64 " is due", l->index,
-                     s->layer, s->cfg.layers);
+        rc =
+            sq_fail(SQ_E_FORMAT, "layer %" PRId64 " comes where layer %" PRId64 " of %" PRId64 " is due",
+                    l->index, s->layer, s->cfg.layers);
         goto out;
     }
     if (l->state == SQ_FLOAT || l->state == SQ_LEARNING)

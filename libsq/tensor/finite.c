@@ -50,6 +50,7 @@ int sq_tensor_check_finite(const struct sq_tensor *t)
                        : t->dtype == SQ_BF16 ? find16(t->data, n, 0x7f80)
                                              : -1;
     if (at >= 0)
-        return sq_fail(SQ_E_VALUE, "tensor '%s': element %" PRId64 " of %" PRId64 " is NaN or Inf", t->name, at, n);
+        return sq_fail(SQ_E_VALUE, "tensor '%s': element %" PRId64 " of %" PRId64 " is NaN or Inf",
+                       t->name, at, n);
     return 0;
 }

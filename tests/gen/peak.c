@@ -1,4 +1,5 @@
-/* peak FILE COMMAND...: run the command, write its largest resident set in KiB to FILE, end with its status */
+/* peak FILE COMMAND...: run the command, write its largest resident set in KiB to FILE, end with its
+ * status */
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/resource.h>

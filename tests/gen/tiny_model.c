@@ -1,5 +1,5 @@
-/* Write a seeded random Llama model as a Hugging Face directory with a byte-level tokenizer, for tests: the same
- * options give the same bytes. One row of weights is held at a time. */
+/* Write a seeded random Llama model as a Hugging Face directory with a byte-level tokenizer, for tests:
+ * the same options give the same bytes. One row of weights is held at a time. */
 #include <math.h>
 #include <errno.h>
 #include <stdio.h>
@@ -42,8 +42,9 @@ static void add(int64_t shard, int64_t rows, int64_t cols, const char *fmt, ...)
 
 static void add_all(void)
 {
-    static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
-                                        "mlp.gate_proj",    "mlp.up_proj",      "mlp.down_proj"};
+    static const char *const names[] = {"self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj",
+                                        "self_attn.o_proj", "mlp.gate_proj",    "mlp.up_proj",
+                                        "mlp.down_proj"};
     const int64_t k = hidden / heads * kv;
     const int64_t rows[] = {hidden, k, k, hidden, ffn, ffn, hidden};
     add(0, vocab, hidden, "model.embed_tokens.weight");
@@ -52,7 +53,8 @@ static void add_all(void)
         add(shard, 0, hidden, "model.layers.%" PRId64 ".input_layernorm.weight", i);
         add(shard, 0, hidden, "model.layers.%" PRId64 ".post_attention_layernorm.weight", i);
         for (int j = 0; j < 7; j++)
-            add(shard, rows[j], j == 6 ? ffn : hidden, "model.layers.%" PRId64 ".%s.weight", i, names[j]);
+            add(shard, rows[j], j == 6 ? ffn : hidden, "model.layers.%" PRId64 ".%s.weight", i,
+                names[j]);
     }
     add(shards - 1, 0, hidden, "model.norm.weight");
     if (!tied)
@@ -173,12 +175,15 @@ static int write_config(const char *dir)
     FILE *f = NULL;
     int rc = 0;
     SQ_TRY(open_in(&f, dir, "config.json"));
-    fprintf(f, "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":%" PRId64
-               ",\"intermediate_size\":%" PRId64 ",\"num_hidden_layers\":%" PRId64 ",\"num_attention_heads\":%" PRId64
-               ",\"num_key_value_heads\":%" PRId64 ",\"vocab_size\":%" PRId64 ",\"hidden_act\":\"silu\","
-               "\"max_position_embeddings\":2048,\"rms_norm_eps\":1e-05,\"rope_theta\":10000.0,"
-               "\"tie_word_embeddings\":%s,\"bos_token_id\":null,\"eos_token_id\":0,\"torch_dtype\":\"%s\"}\n",
-            hidden, ffn, layers, heads, kv, vocab, tied ? "true" : "false", names[dtype]);
+    fprintf(
+        f,
+        "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":%" PRId64
+        ",\"intermediate_size\":%" PRId64 ",\"num_hidden_layers\":%" PRId64
+        ",\"num_attention_heads\":%" PRId64 ",\"num_key_value_heads\":%" PRId64
+        ",\"vocab_size\":%" PRId64 ",\"hidden_act\":\"silu\","
+        "\"max_position_embeddings\":2048,\"rms_norm_eps\":1e-05,\"rope_theta\":10000.0,"
+        "\"tie_word_embeddings\":%s,\"bos_token_id\":null,\"eos_token_id\":0,\"torch_dtype\":\"%s\"}\n",
+        hidden, ffn, layers, heads, kv, vocab, tied ? "true" : "false", names[dtype]);
     rc = done(f, "config.json");
 out:
     return rc;
@@ -190,12 +195,16 @@ static int write_tokenizer(const char *dir)
     FILE *f = NULL;
     int rc = 0, other = 256;
     SQ_TRY(open_in(&f, dir, "tokenizer.json"));
-    fprintf(f, "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[],\"normalizer\":null,"
-               "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
-               "\"use_regex\":true},\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\","
-               "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":\"BPE\","
-               "\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_suffix\":null,"
-               "\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{");
+    fprintf(f,
+            "{\"version\":\"1.0\",\"truncation\":null,\"padding\":null,\"added_tokens\":[],"
+            "\"normalizer\":null,"
+            "\"pre_tokenizer\":{\"type\":\"ByteLevel\",\"add_prefix_space\":false,\"trim_offsets\":true,"
+            "\"use_regex\":true},\"post_processor\":null,\"decoder\":{\"type\":\"ByteLevel\","
+            "\"add_prefix_space\":false,\"trim_offsets\":true,\"use_regex\":true},\"model\":{\"type\":"
+            "\"BPE\","
+            "\"dropout\":null,\"unk_token\":null,\"continuing_subword_prefix\":null,\"end_of_word_"
+            "suffix\":null,"
+            "\"fuse_unk\":false,\"byte_fallback\":false,\"vocab\":{");
     for (int b = 0; b < 256; b++) {
         const bool printable = (b > 32 && b < 127) || (b > 160 && b != 173);
         fprintf(f, "%s\"\\u%04x\":%d", b ? "," : "", printable ? (unsigned)b : (unsigned)other++, b);

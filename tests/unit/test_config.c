@@ -14,9 +14,10 @@
 
 #define GOLDENS "tests/oracle/goldens/models/"
 
-static const char base[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64,"
-                           "\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
-                           "\"num_key_value_heads\":2,\"vocab_size\":256,\"hidden_act\":\"silu\"}";
+static const char base[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":64,"
+    "\"intermediate_size\":96,\"num_hidden_layers\":2,\"num_attention_heads\":4,"
+    "\"num_key_value_heads\":2,\"vocab_size\":256,\"hidden_act\":\"silu\"}";
 
 /* base with members of change put over it */
 static int read_with(struct sq_config *c, const char *change)
@@ -49,22 +50,27 @@ static void what_is_not_known_is_refused_by_name(void **state)
         {"{\"rope_parameters\":{\"full_attention\":{}}}", "layer type", SQ_E_UNSUP},
         {"{\"rope_scaling\":{\"rope_type\":\"linear\"}}", "factor", SQ_E_FORMAT},
         {"{\"rope_scaling\":{\"rope_type\":\"linear\",\"factor\":0}}", "factor", SQ_E_FORMAT},
-        {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_factor\":4,"
-         "\"original_max_position_embeddings\":8192}}", "high_freq_factor", SQ_E_FORMAT},
+        {"{\"rope_scaling\":{\"rope_type\":\"llama3\",\"factor\":8,\"low_freq_factor\":4,\"high_freq_"
+         "factor\":4,"
+         "\"original_max_position_embeddings\":8192}}",
+         "high_freq_factor", SQ_E_FORMAT},
         {"{\"rope_theta\":-1}", "rope_theta", SQ_E_FORMAT},
         {"{\"rope_theta\":\"1e4\"}", "rope_theta", SQ_E_FORMAT},
         {"{\"partial_rotary_factor\":0.5}", "partial_rotary_factor", SQ_E_UNSUP},
         {"{\"quantization_config\":{\"quant_method\":\"gptq\"}}", "quantized already", SQ_E_UNSUP},
         {"{\"layer_types\":[\"full_attention\",\"linear_attention\"]}", "linear_attention", SQ_E_UNSUP},
-        {"{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"use_sliding_window\":true,"
-         "\"sliding_window\":64,\"max_window_layers\":1}", "sliding window", SQ_E_UNSUP},
+        {"{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\",\"use_sliding_window\":"
+         "true,"
+         "\"sliding_window\":64,\"max_window_layers\":1}",
+         "sliding window", SQ_E_UNSUP},
         {"{\"hidden_size\":0}", "hidden_size", SQ_E_FORMAT},
         {"{\"hidden_size\":1048577}", "hidden_size", SQ_E_FORMAT},
         {"{\"hidden_size\":64.0}", "hidden_size", SQ_E_FORMAT},
         {"{\"hidden_size\":66}", "does not divide", SQ_E_FORMAT},
         {"{\"num_key_value_heads\":3}", "num_key_value_heads", SQ_E_FORMAT},
         {"{\"head_dim\":15}", "odd", SQ_E_FORMAT},
-        {"{\"num_attention_heads\":4096,\"head_dim\":4096,\"num_key_value_heads\":1}", "head_dim", SQ_E_FORMAT},
+        {"{\"num_attention_heads\":4096,\"head_dim\":4096,\"num_key_value_heads\":1}", "head_dim",
+         SQ_E_FORMAT},
         {"{\"num_hidden_layers\":1025}", "num_hidden_layers", SQ_E_FORMAT},
         {"{\"vocab_size\":9223372036854775807}", "vocab_size", SQ_E_FORMAT},
         {"{\"rms_norm_eps\":0}", "rms_norm_eps", SQ_E_FORMAT},
@@ -88,12 +94,16 @@ static void both_spellings_say_the_same(void **state)
     struct sq_config a, b;
     memset(&a, 0, sizeof a);
     memset(&b, 0, sizeof b);
-    assert_int_equal(read_with(&a, "{\"rope_theta\":5e5,\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,"
-                                   "\"low_freq_factor\":1,\"high_freq_factor\":4,"
-                                   "\"original_max_position_embeddings\":256}}"), 0);
-    assert_int_equal(read_with(&b, "{\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"llama3\",\"factor\":8,"
-                                   "\"low_freq_factor\":1,\"high_freq_factor\":4,"
-                                   "\"original_max_position_embeddings\":256}}"), 0);
+    assert_int_equal(read_with(&a,
+                               "{\"rope_theta\":5e5,\"rope_scaling\":{\"type\":\"llama3\",\"factor\":8,"
+                               "\"low_freq_factor\":1,\"high_freq_factor\":4,"
+                               "\"original_max_position_embeddings\":256}}"),
+                     0);
+    assert_int_equal(
+        read_with(&b, "{\"rope_parameters\":{\"rope_theta\":5e5,\"rope_type\":\"llama3\",\"factor\":8,"
+                      "\"low_freq_factor\":1,\"high_freq_factor\":4,"
+                      "\"original_max_position_embeddings\":256}}"),
+        0);
     json_t *ja = NULL, *jb = NULL;
     assert_int_equal(sq_config_to_json(&ja, &a), 0);
     assert_int_equal(sq_config_to_json(&jb, &b), 0);
@@ -120,12 +130,16 @@ static void biases_follow_the_architecture(void **state)
     assert_int_equal(read_with(&c, "{}"), 0);
     assert_false(c.qkv_bias || c.o_bias || c.mlp_bias || c.qk_norm || c.tied);
     assert_int_equal(c.head_dim, 16);
-    assert_int_equal(read_with(&c, "{\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true}"), 0);
+    assert_int_equal(
+        read_with(&c, "{\"attention_bias\":true,\"mlp_bias\":true,\"tie_word_embeddings\":true}"), 0);
     assert_true(c.qkv_bias && c.o_bias && c.mlp_bias && c.tied);
     assert_true(sq_linear_has_bias(&c, SQ_O) && sq_linear_has_bias(&c, SQ_DOWN));
-    assert_int_equal(read_with(&c, "{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\"}"), 0);
-    assert_true(c.qkv_bias && !c.o_bias && sq_linear_has_bias(&c, SQ_V) && !sq_linear_has_bias(&c, SQ_O));
-    assert_int_equal(read_with(&c, "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"}"), 0);
+    assert_int_equal(
+        read_with(&c, "{\"architectures\":[\"Qwen2ForCausalLM\"],\"model_type\":\"qwen2\"}"), 0);
+    assert_true(c.qkv_bias && !c.o_bias && sq_linear_has_bias(&c, SQ_V) &&
+                !sq_linear_has_bias(&c, SQ_O));
+    assert_int_equal(
+        read_with(&c, "{\"architectures\":[\"Qwen3ForCausalLM\"],\"model_type\":\"qwen3\"}"), 0);
     assert_true(c.qk_norm && !c.qkv_bias);
     assert_int_equal(c.head_dim, 128);
     assert_int_equal(sq_gain_size(&c, SQ_QNORM), 128);

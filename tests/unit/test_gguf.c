@@ -40,8 +40,8 @@ static void every_type_gives_the_reference_values(void **state)
         sq_gguf_dequant(got.owned, type, blocks->data, n);
         for (int64_t i = 0; i < n; i++)
             if (((const float *)got.data)[i] != ((const float *)values.data)[i])
-                fail_msg("%s: element %d is %g, not %g", name, (int)i, (double)((const float *)got.data)[i],
-                         (double)((const float *)values.data)[i]);
+                fail_msg("%s: element %d is %g, not %g", name, (int)i,
+                         (double)((const float *)got.data)[i], (double)((const float *)values.data)[i]);
         sq_tensor_release(&got);
         sq_tensor_release(&values);
         seen++;
@@ -67,7 +67,8 @@ static void good_file(struct bytes *b)
     put_str(b, "test.flag"), put_int(b, 7, 4), put_int(b, 1, 1);
     put_str(b, "test.big"), put_int(b, 10, 4), put_int(b, UINT64_MAX, 8);
     put_str(b, "test.neg"), put_int(b, 5, 4), put_int(b, (uint32_t)-3, 4);
-    put_str(b, "tok.list"), put_int(b, 9, 4), put_int(b, 8, 4), put_int(b, 2, 8), put_str(b, "a"), put_str(b, "\xc3\xa4");
+    put_str(b, "tok.list"), put_int(b, 9, 4), put_int(b, 8, 4), put_int(b, 2, 8), put_str(b, "a"),
+        put_str(b, "\xc3\xa4");
     put_tensor(b, "b", 2, 3, 0, 0);
     put_tensor(b, "a", 0, 32, 8, 32);
     put_pad(b, 32);
@@ -110,10 +111,12 @@ static void keys_and_tensors_are_found(void **state)
     assert_true(flag);
     assert_int_equal(sq_gguf_str(&s, &n, g, "general.architecture"), 0);
     assert_int_equal(n, 4);
-    assert_true(sq_gguf_is(g, "general.architecture", "test") && !sq_gguf_is(g, "general.architecture", "tes"));
+    assert_true(sq_gguf_is(g, "general.architecture", "test") &&
+                !sq_gguf_is(g, "general.architecture", "tes"));
     assert_int_equal(sq_gguf_json(&j, g, "tok."), 0);
     assert_int_equal(json_object_size(j), 1);
-    assert_string_equal(json_string_value(json_array_get(json_object_get(j, "tok.list"), 1)), "\xc3\xa4");
+    assert_string_equal(json_string_value(json_array_get(json_object_get(j, "tok.list"), 1)),
+                        "\xc3\xa4");
     json_decref(j);
     assert_int_equal(sq_gguf_json(&j, g, "test."), SQ_E_FORMAT); /* 2^64 - 1 */
     assert_int_equal(sq_gguf_tensors(g), 2);
@@ -146,46 +149,110 @@ static void cut_files_are_refused(void **state)
 
 static struct bytes lie;
 
-static void lie_magic(void) { put_head(&lie, 3, 0, 0), lie.v[0] = 'X'; }
-static void lie_version(void) { put_head(&lie, 4, 0, 0); }
-static void lie_endian(void) { put_head(&lie, 0x03000000, 0, 0); }
-static void lie_keys(void) { put_head(&lie, 3, 0, UINT64_MAX); }
-static void lie_tensors(void) { put_head(&lie, 3, UINT64_MAX / 2, 0); }
-static void lie_twice(void) { put_head(&lie, 3, 0, 2), put_u32(&lie, "k", 1), put_u32(&lie, "k", 2); }
-static void lie_string(void) { put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 8, 4), put_int(&lie, UINT64_MAX - 4, 8); }
+static void lie_magic(void)
+{
+    put_head(&lie, 3, 0, 0), lie.v[0] = 'X';
+}
+static void lie_version(void)
+{
+    put_head(&lie, 4, 0, 0);
+}
+static void lie_endian(void)
+{
+    put_head(&lie, 0x03000000, 0, 0);
+}
+static void lie_keys(void)
+{
+    put_head(&lie, 3, 0, UINT64_MAX);
+}
+static void lie_tensors(void)
+{
+    put_head(&lie, 3, UINT64_MAX / 2, 0);
+}
+static void lie_twice(void)
+{
+    put_head(&lie, 3, 0, 2), put_u32(&lie, "k", 1), put_u32(&lie, "k", 2);
+}
+static void lie_string(void)
+{
+    put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 8, 4), put_int(&lie, UINT64_MAX - 4, 8);
+}
 static void lie_array(void)
 {
-    put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 9, 4), put_int(&lie, 12, 4), put_int(&lie, 1ull << 61, 8);
+    put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 9, 4), put_int(&lie, 12, 4),
+        put_int(&lie, 1ull << 61, 8);
     put_int(&lie, 0, 8);
 }
-static void lie_nested(void) { put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 9, 4), put_int(&lie, 9, 4), put_int(&lie, 1, 8); }
-static void lie_kind(void) { put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 13, 4), put_int(&lie, 0, 8); }
-static void lie_split(void) { put_head(&lie, 3, 0, 1), put_u32(&lie, "split.count", 3); }
-static void lie_align(void) { put_head(&lie, 3, 0, 1), put_u32(&lie, "general.alignment", 48); }
+static void lie_nested(void)
+{
+    put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 9, 4), put_int(&lie, 9, 4),
+        put_int(&lie, 1, 8);
+}
+static void lie_kind(void)
+{
+    put_head(&lie, 3, 0, 1), put_str(&lie, "k"), put_int(&lie, 13, 4), put_int(&lie, 0, 8);
+}
+static void lie_split(void)
+{
+    put_head(&lie, 3, 0, 1), put_u32(&lie, "split.count", 3);
+}
+static void lie_align(void)
+{
+    put_head(&lie, 3, 0, 1), put_u32(&lie, "general.alignment", 48);
+}
 static void one(uint64_t rows, uint64_t cols, uint32_t type, uint64_t offset)
 {
     put_head(&lie, 3, 1, 0), put_tensor(&lie, "t", rows, cols, type, offset), put_pad(&lie, 32);
     for (int i = 0; i < 8; i++)
         put_int(&lie, 0, 8);
 }
-static void lie_dims(void) { one(1ull << 33, 1ull << 33, 0, 0); }
-static void lie_zero(void) { one(2, 0, 0, 0); }
-static void lie_type(void) { one(2, 2, 77, 0); }
-static void lie_type_big(void) { one(2, 2, 0xfffffff0, 0); }
-static void lie_old(void) { one(2, 256, 18, 0); }
-static void lie_blocks(void) { one(1, 48, 8, 0); }
-static void lie_offset(void) { one(1, 4, 0, 20); }
-static void lie_far(void) { one(1, 4, 0, 1ull << 62); }
-static void lie_size(void) { one(1, 17, 0, 0); }
+static void lie_dims(void)
+{
+    one(1ull << 33, 1ull << 33, 0, 0);
+}
+static void lie_zero(void)
+{
+    one(2, 0, 0, 0);
+}
+static void lie_type(void)
+{
+    one(2, 2, 77, 0);
+}
+static void lie_type_big(void)
+{
+    one(2, 2, 0xfffffff0, 0);
+}
+static void lie_old(void)
+{
+    one(2, 256, 18, 0);
+}
+static void lie_blocks(void)
+{
+    one(1, 48, 8, 0);
+}
+static void lie_offset(void)
+{
+    one(1, 4, 0, 20);
+}
+static void lie_far(void)
+{
+    one(1, 4, 0, 1ull << 62);
+}
+static void lie_size(void)
+{
+    one(1, 17, 0, 0);
+}
 static void lie_overlap(void)
 {
-    put_head(&lie, 3, 2, 0), put_tensor(&lie, "t", 1, 9, 0, 0), put_tensor(&lie, "u", 1, 4, 0, 32), put_pad(&lie, 32);
+    put_head(&lie, 3, 2, 0), put_tensor(&lie, "t", 1, 9, 0, 0), put_tensor(&lie, "u", 1, 4, 0, 32),
+        put_pad(&lie, 32);
     for (int i = 0; i < 8; i++)
         put_int(&lie, 0, 8);
 }
 static void lie_same_name(void)
 {
-    put_head(&lie, 3, 2, 0), put_tensor(&lie, "t", 1, 8, 0, 0), put_tensor(&lie, "t", 1, 8, 0, 32), put_pad(&lie, 32);
+    put_head(&lie, 3, 2, 0), put_tensor(&lie, "t", 1, 8, 0, 0), put_tensor(&lie, "t", 1, 8, 0, 32),
+        put_pad(&lie, 32);
     for (int i = 0; i < 8; i++)
         put_int(&lie, 0, 8);
 }
@@ -198,17 +265,28 @@ static void files_that_lie_are_refused(void **state)
         const char *text;
         int rc;
     } cases[] = {
-        {lie_magic, "GGUF", SQ_E_FORMAT},          {lie_version, "version 4", SQ_E_UNSUP},
-        {lie_endian, "big-endian", SQ_E_UNSUP},    {lie_keys, "keys cannot be", SQ_E_FORMAT},
-        {lie_tensors, "tensors cannot be", SQ_E_FORMAT}, {lie_twice, "key 'k' is there twice", SQ_E_FORMAT},
-        {lie_string, "key 'k'", SQ_E_FORMAT},      {lie_array, "key 'k'", SQ_E_FORMAT},
-        {lie_nested, "type 9", SQ_E_FORMAT},       {lie_kind, "type 13", SQ_E_FORMAT},
-        {lie_split, "3 parts", SQ_E_UNSUP},        {lie_align, "48", SQ_E_FORMAT},
-        {lie_dims, "overflows", SQ_E_FORMAT},      {lie_zero, "dimension 0", SQ_E_FORMAT},
-        {lie_type, "tensor 't': tensor type 77", SQ_E_UNSUP}, {lie_type_big, "not known", SQ_E_UNSUP},
-        {lie_old, "IQ3_XXS", SQ_E_UNSUP},          {lie_blocks, "48 columns", SQ_E_FORMAT},
-        {lie_offset, "offset 20", SQ_E_FORMAT},    {lie_far, "ends at byte", SQ_E_FORMAT},
-        {lie_size, "ends at byte", SQ_E_FORMAT},   {lie_overlap, "tensor 'u' overlaps", SQ_E_FORMAT},
+        {lie_magic, "GGUF", SQ_E_FORMAT},
+        {lie_version, "version 4", SQ_E_UNSUP},
+        {lie_endian, "big-endian", SQ_E_UNSUP},
+        {lie_keys, "keys cannot be", SQ_E_FORMAT},
+        {lie_tensors, "tensors cannot be", SQ_E_FORMAT},
+        {lie_twice, "key 'k' is there twice", SQ_E_FORMAT},
+        {lie_string, "key 'k'", SQ_E_FORMAT},
+        {lie_array, "key 'k'", SQ_E_FORMAT},
+        {lie_nested, "type 9", SQ_E_FORMAT},
+        {lie_kind, "type 13", SQ_E_FORMAT},
+        {lie_split, "3 parts", SQ_E_UNSUP},
+        {lie_align, "48", SQ_E_FORMAT},
+        {lie_dims, "overflows", SQ_E_FORMAT},
+        {lie_zero, "dimension 0", SQ_E_FORMAT},
+        {lie_type, "tensor 't': tensor type 77", SQ_E_UNSUP},
+        {lie_type_big, "not known", SQ_E_UNSUP},
+        {lie_old, "IQ3_XXS", SQ_E_UNSUP},
+        {lie_blocks, "48 columns", SQ_E_FORMAT},
+        {lie_offset, "offset 20", SQ_E_FORMAT},
+        {lie_far, "ends at byte", SQ_E_FORMAT},
+        {lie_size, "ends at byte", SQ_E_FORMAT},
+        {lie_overlap, "tensor 'u' overlaps", SQ_E_FORMAT},
         {lie_same_name, "tensor 't' is there twice", SQ_E_FORMAT},
     };
     for (int i = 0; i < SQ_COUNT(cases); i++) {

@@ -24,7 +24,7 @@ static int parse(struct sq_safetensors **s, const char *head, size_t n, uint64_t
     return sq_safetensors_parse(s, file, 8 + text + n, "test");
 }
 
-#define T(name, dtype, shape, begin, end) \
+#define T(name, dtype, shape, begin, end)                                                               \
     "\"" name "\":{\"dtype\":\"" dtype "\",\"shape\":" shape ",\"data_offsets\":[" #begin "," #end "]}"
 
 static void files_that_lie_are_refused(void **state)
@@ -40,9 +40,12 @@ static void files_that_lie_are_refused(void **state)
         {"{" T("a", "F32", "[2]", 0, 8) "}", 4, 0, "tensor 'a': it ends at byte 8 of 4", SQ_E_FORMAT},
         {"{" T("a", "F32", "[2]", 0, 8) "}", 9, 0, "1 bytes after the last tensor", SQ_E_FORMAT},
         {"{" T("a", "F32", "[3]", 0, 8) "}", 8, 0, "shape and dtype need 12 bytes", SQ_E_FORMAT},
-        {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "F16", "[2]", 6, 10) "}", 10, 0, "overlaps", SQ_E_FORMAT},
-        {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "U8", "[1]", 0, 1) "}", 8, 0, "overlaps", SQ_E_FORMAT},
-        {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "U8", "[1]", 9, 10) "}", 10, 0, "belong to no tensor", SQ_E_FORMAT},
+        {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "F16", "[2]", 6, 10) "}", 10, 0, "overlaps",
+         SQ_E_FORMAT},
+        {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "U8", "[1]", 0, 1) "}", 8, 0, "overlaps",
+         SQ_E_FORMAT},
+        {"{" T("a", "F32", "[2]", 0, 8) "," T("b", "U8", "[1]", 9, 10) "}", 10, 0, "belong to no tensor",
+         SQ_E_FORMAT},
         {"{" T("a", "F32", "[2]", 8, 0) "}", 8, 0, "data_offsets", SQ_E_FORMAT},
         {"{" T("a", "F32", "[2]", -8, 0) "}", 8, 0, "whole numbers", SQ_E_FORMAT},
         {"{" T("a", "F32", "[-2]", 0, 8) "}", 8, 0, "whole numbers", SQ_E_FORMAT},
@@ -52,7 +55,8 @@ static void files_that_lie_are_refused(void **state)
         {"{" T("a", "U8", "[4294967296,4294967296]", 0, 8) "}", 8, 0, "overflows", SQ_E_FORMAT},
         {"{" T("a", "U8", "[1,1,1,1,1]", 0, 1) "}", 1, 0, "5 numbers", SQ_E_FORMAT},
         {"{" T("a", "F8_E4M3", "[2]", 0, 2) "}", 2, 0, "tensor 'a': dtype 'F8_E4M3'", SQ_E_UNSUP},
-        {"{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2, 0, "duplicate", SQ_E_FORMAT},
+        {"{" T("a", "U8", "[1]", 0, 1) "," T("a", "U8", "[1]", 1, 2) "}", 2, 0, "duplicate",
+         SQ_E_FORMAT},
         {"{\"a\":{\"dtype\":\"U8\",\"shape\":[1]}}", 1, 0, "data_offsets", SQ_E_FORMAT},
         {"{\"a\":[1]}", 1, 0, "object", SQ_E_FORMAT},
         {"[]", 0, 0, "object", SQ_E_FORMAT},
@@ -63,7 +67,8 @@ static void files_that_lie_are_refused(void **state)
     for (int i = 0; i < SQ_COUNT(cases); i++) {
         struct sq_safetensors *s = NULL;
         const int rc = parse(&s, cases[i].head, cases[i].n, cases[i].len);
-        if (rc != cases[i].rc || s || !strstr(sq_errmsg(), cases[i].text) || strncmp(sq_errmsg(), "'test': ", 8) != 0)
+        if (rc != cases[i].rc || s || !strstr(sq_errmsg(), cases[i].text) ||
+            strncmp(sq_errmsg(), "'test': ", 8) != 0)
             fail_msg("%s: %d %s", cases[i].head, rc, sq_errmsg());
     }
     struct sq_safetensors *s = NULL;
@@ -80,9 +85,13 @@ static void tensors_are_found_and_aligned(void **state)
     (void)state;
     struct sq_safetensors *s = NULL;
     struct sq_tensor t = SQ_TENSOR_INIT;
-    assert_int_equal(parse(&s, "{\"__metadata__\":{\"format\":\"pt\"}," T("z", "U8", "[3]", 0, 3) ","
-                           T("a", "F32", "[1,2]", 3, 11) "," T("none", "F32", "[0,7]", 11, 11) "," T("one", "I64", "[]", 11, 19)
-                           "}   ", 19, 0), 0);
+    assert_int_equal(
+        parse(&s,
+              "{\"__metadata__\":{\"format\":\"pt\"}," T("z", "U8", "[3]", 0, 3) "," T(
+                  "a", "F32", "[1,2]", 3, 11) "," T("none", "F32", "[0,7]", 11,
+                                                    11) "," T("one", "I64", "[]", 11, 19) "}   ",
+              19, 0),
+        0);
     assert_int_equal(sq_safetensors_count(s), 4);
     assert_string_equal(sq_safetensors_at(s, 0)->name, "a");
     assert_int_equal(sq_safetensors_find(s, "b"), -1);
@@ -109,7 +118,8 @@ static void goldens_are_read(void **state)
     struct sq_safetensors *s = NULL;
     struct sq_tensor t = SQ_TENSOR_INIT;
     golden_open(&g, "layer_llama_w4a16g32");
-    assert_int_equal(sq_safetensors_open(&s, "tests/oracle/goldens/layer_llama_w4a16g32.safetensors"), 0);
+    assert_int_equal(sq_safetensors_open(&s, "tests/oracle/goldens/layer_llama_w4a16g32.safetensors"),
+                     0);
     assert_true(sq_safetensors_count(s) > 40);
     for (int64_t i = 0; i < sq_safetensors_count(s); i++) {
         const char *dtype;

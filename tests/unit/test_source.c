@@ -1,4 +1,5 @@
-/* models from directories, GGUF files and streams: the same tensors in the same order, and what is refused */
+/* models from directories, GGUF files and streams: the same tensors in the same order, and what is
+ * refused */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -69,9 +70,10 @@ static const struct item {
     {SQ_HEAD_NAME, "output.weight", 8, 4},
 };
 
-static const char config[] = "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4,"
-                             "\"intermediate_size\":6,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
-                             "\"num_key_value_heads\":1,\"vocab_size\":8,\"tie_word_embeddings\":%s}";
+static const char config[] =
+    "{\"architectures\":[\"LlamaForCausalLM\"],\"model_type\":\"llama\",\"hidden_size\":4,"
+    "\"intermediate_size\":6,\"num_hidden_layers\":1,\"num_attention_heads\":2,"
+    "\"num_key_value_heads\":1,\"vocab_size\":8,\"tie_word_embeddings\":%s}";
 
 /* How a checkpoint differs from the good one. */
 struct change {
@@ -129,7 +131,8 @@ static void write_weights(const char *file, int64_t first, int64_t last, const s
         end += n;
     }
     if (c->extra)
-        at = append(head, at, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[%zu,%zu]}", c->extra, end, end);
+        at = append(head, at, ",\"%s\":{\"dtype\":\"F32\",\"shape\":[0],\"data_offsets\":[%zu,%zu]}",
+                    c->extra, end, end);
     at = append(head, at, "}");
     const uint64_t len = at;
     memcpy(bytes, &len, 8);
@@ -152,8 +155,10 @@ static int open_changed(struct sq_source **s, const struct change *c)
     return sq_source_open(s, dir);
 }
 
-/* Read the whole source; every tensor under its full name goes to each(). Returns the number of tensors. */
-static int64_t drain(struct sq_source *s, void (*each)(const char *name, const struct sq_tensor *t, void *arg), void *arg)
+/* Read the whole source; every tensor under its full name goes to each(). Returns the number of tensors.
+ */
+static int64_t drain(struct sq_source *s,
+                     void (*each)(const char *name, const struct sq_tensor *t, void *arg), void *arg)
 {
     struct sq_tensor t = SQ_TENSOR_INIT;
     struct sq_layer l = SQ_LAYER_INIT;
@@ -216,7 +221,8 @@ static void directories_are_read(void **state)
     sq_source_close(&s);
     c = (struct change){.tied = true, .skip = SQ_EMBED_NAME};
     assert_int_equal(open_changed(&s, &c), 0);
-    assert_int_equal(drain(s, check_value, &c), SQ_COUNT(items) - 1); /* the head's bytes, the embedding's name */
+    assert_int_equal(drain(s, check_value, &c),
+                     SQ_COUNT(items) - 1); /* the head's bytes, the embedding's name */
     sq_source_close(&s);
 
     c = (struct change){.extra = "model.layers.0.self_attn.rotary_emb.inv_freq"};
@@ -258,14 +264,22 @@ static void checkpoints_that_do_not_fit_are_refused(void **state)
         const char *text;
         int rc;
     } cases[] = {
-        {{.skip = "model.layers.0.mlp.up_proj.weight"}, "'model.layers.0.mlp.up_proj.weight' is missing", SQ_E_FORMAT},
+        {{.skip = "model.layers.0.mlp.up_proj.weight"},
+         "'model.layers.0.mlp.up_proj.weight' is missing",
+         SQ_E_FORMAT},
         {{.skip = SQ_HEAD_NAME}, "'lm_head.weight' is missing", SQ_E_FORMAT},
         {{.skip = SQ_EMBED_NAME}, "'model.embed_tokens.weight' is missing", SQ_E_FORMAT},
         {{.tied = true, .head = 5}, "'lm_head.weight' differs", SQ_E_FORMAT},
         {{.extra = "model.layers.0.self_attn.q_proj.bias"}, "q_proj.bias' is not part", SQ_E_UNSUP},
-        {{.extra = "model.layers.1.mlp.up_proj.weight"}, "layers.1.mlp.up_proj.weight' is not part", SQ_E_UNSUP},
-        {{.vector = "model.layers.0.mlp.up_proj.weight"}, "has shape [24], the config says [6, 4]", SQ_E_FORMAT},
-        {{.rename = SQ_FINAL_NORM_NAME, .to = "model.final_norm.weight"}, "'model.norm.weight' is missing", SQ_E_FORMAT},
+        {{.extra = "model.layers.1.mlp.up_proj.weight"},
+         "layers.1.mlp.up_proj.weight' is not part",
+         SQ_E_UNSUP},
+        {{.vector = "model.layers.0.mlp.up_proj.weight"},
+         "has shape [24], the config says [6, 4]",
+         SQ_E_FORMAT},
+        {{.rename = SQ_FINAL_NORM_NAME, .to = "model.final_norm.weight"},
+         "'model.norm.weight' is missing",
+         SQ_E_FORMAT},
     };
     for (int i = 0; i < SQ_COUNT(cases); i++) {
         struct sq_source *s = NULL;
@@ -291,7 +305,9 @@ static void shards_are_joined(void **state)
         size_t at = append(index, 0, "{\"weight_map\":{");
         for (int64_t i = 0; i < SQ_COUNT(items); i++)
             at = append(index, at, "%s\"%s\":\"%s\"", i ? "," : "", items[i].name,
-                        i == 1 && changes[k] ? changes[k] : i < half ? "a.safetensors" : "b.safetensors");
+                        i == 1 && changes[k] ? changes[k]
+                        : i < half           ? "a.safetensors"
+                                             : "b.safetensors");
         at = append(index, at, "}}");
         write_file("model.safetensors.index.json", index, at);
         const int rc = sq_source_open(&s, dir);
@@ -412,7 +428,8 @@ static void cut_streams_are_noticed(void **state)
     write_stream("whole.sq", s, false);
     sq_source_close(&s);
     assert_int_equal(stat(path_of("whole.sq"), &st), 0);
-    for (off_t n = 0; n < st.st_size; n += 7) { /* any cut, wherever it falls, is an error before the last 0 */
+    for (off_t n = 0; n < st.st_size;
+         n += 7) { /* any cut, wherever it falls, is an error before the last 0 */
         assert_int_equal(truncate(path_of("whole.sq"), st.st_size - 1 - n), 0);
         rc = sq_source_open(&s, path_of("whole.sq"));
         if (rc == 0)
@@ -448,11 +465,13 @@ static void put_name(const struct gguf_change *c, const char *key, uint32_t valu
     put_u32(&gguf, name, value);
 }
 
-/* The model of items[] with heads of D 2: D is raised to dim by key_length, so q and k get 2 dim and dim rows. */
+/* The model of items[] with heads of D 2: D is raised to dim by key_length, so q and k get 2 dim and dim
+ * rows. */
 static void write_gguf(const struct gguf_change *c, uint32_t dim, const float *freqs)
 {
     static const float zero[64];
-    const uint64_t ntensor = (uint64_t)SQ_COUNT(items) - (c->tied ? 1 : 0) - (c->skip ? 1 : 0) + (freqs ? 1 : 0);
+    const uint64_t ntensor =
+        (uint64_t)SQ_COUNT(items) - (c->tied ? 1 : 0) - (c->skip ? 1 : 0) + (freqs ? 1 : 0);
     char name[96];
     uint64_t at = 0;
     put_head(&gguf, 3, ntensor, 10 + (c->extra_key ? 1 : 0));
@@ -503,7 +522,8 @@ static void write_gguf(const struct gguf_change *c, uint32_t dim, const float *f
     write_file("m.gguf", gguf.v, gguf.n);
 }
 
-/* llama.cpp's conversion reshapes the rows of a head to (2, D/2) and swaps: row 2 j + h of the file is row h D/2 + j. */
+/* llama.cpp's conversion reshapes the rows of a head to (2, D/2) and swaps: row 2 j + h of the file is
+ * row h D/2 + j. */
 static void check_rows(const char *name, const struct sq_tensor *t, void *arg)
 {
     const int64_t dim = arg ? *(const int64_t *)arg : 0;
@@ -514,7 +534,8 @@ static void check_rows(const char *name, const struct sq_tensor *t, void *arg)
         const int64_t cols = t->dim[t->ndim - 1], rows = t->ndim == 2 ? t->dim[0] : 1;
         for (int64_t r = 0; r < rows; r++)
             for (int64_t k = 0; k < cols; k++) {
-                const int64_t in = r % (dim ? dim : 1), h = dim ? in / (dim / 2) : 0, j = dim ? in % (dim / 2) : 0;
+                const int64_t in = r % (dim ? dim : 1), h = dim ? in / (dim / 2) : 0,
+                              j = dim ? in % (dim / 2) : 0;
                 const int64_t row = dim && (i == 2 || i == 3) ? r - in + 2 * j + h : r;
                 assert_true(x[r * cols + k] == (float)(100 * i + row * cols + k));
             }
@@ -531,7 +552,8 @@ static void gguf_models_are_read(void **state)
     write_gguf(&(struct gguf_change){.arch = "llama"}, 8, NULL);
     assert_int_equal(sq_source_open(&s, path_of("m.gguf")), 0);
     const struct sq_config *c = sq_source_config(s);
-    assert_true(c->hidden == 4 && c->heads == 2 && c->kv_heads == 1 && c->head_dim == 8 && c->ffn == 6 && c->vocab == 8);
+    assert_true(c->hidden == 4 && c->heads == 2 && c->kv_heads == 1 && c->head_dim == 8 && c->ffn == 6 &&
+                c->vocab == 8);
     assert_true(c->eps == 1e-5 && c->rope_theta == 5e5 && !c->tied);
     assert_string_equal(c->arch, "LlamaForCausalLM");
     assert_int_equal(drain(s, check_rows, &dim), SQ_COUNT(items));
@@ -560,8 +582,12 @@ static void stretched_frequencies_are_recognised(void **state)
     } cases[] = {{8, 4, 8192}, {32, 4, 8192}, {4, 8, 4096}};
     for (int k = 0; k < SQ_COUNT(cases); k++) {
         struct sq_source *s = NULL;
-        struct sq_config c = {.head_dim = 64, .rope_theta = 5e5, .rope_factor = cases[k].factor, .rope_low = 1,
-                              .rope_high = cases[k].high, .rope_original = cases[k].original};
+        struct sq_config c = {.head_dim = 64,
+                              .rope_theta = 5e5,
+                              .rope_factor = cases[k].factor,
+                              .rope_low = 1,
+                              .rope_high = cases[k].high,
+                              .rope_original = cases[k].original};
         float plain[32], stretched[32], factor[32];
         sq_rope_freqs(plain, &c);
         c.rope_type = SQ_ROPE_LLAMA3;
@@ -573,8 +599,8 @@ static void stretched_frequencies_are_recognised(void **state)
             fail_msg("%s", sq_errmsg());
         const struct sq_config *got = sq_source_config(s);
         assert_int_equal(got->rope_type, SQ_ROPE_LLAMA3);
-        assert_true(got->rope_factor == c.rope_factor && got->rope_low == 1 && got->rope_high == c.rope_high &&
-                    got->rope_original == c.rope_original);
+        assert_true(got->rope_factor == c.rope_factor && got->rope_low == 1 &&
+                    got->rope_high == c.rope_high && got->rope_original == c.rope_original);
         sq_source_close(&s);
         factor[3] = 1.5f;
         write_gguf(&(struct gguf_change){.arch = "llama"}, 64, factor);
@@ -591,12 +617,22 @@ static void gguf_models_that_do_not_fit_are_refused(void **state)
         int rc;
     } cases[] = {
         {{.arch = "gpt2"}, "architecture 'gpt2'", SQ_E_UNSUP},
-        {{.arch = "llama", .skip = "blk.0.ffn_up.weight"}, "mlp.up_proj.weight' is missing", SQ_E_FORMAT},
+        {{.arch = "llama", .skip = "blk.0.ffn_up.weight"},
+         "mlp.up_proj.weight' is missing",
+         SQ_E_FORMAT},
         {{.arch = "llama", .skip = "token_embd.weight"}, "token_embd.weight", SQ_E_FORMAT},
-        {{.arch = "llama", .extra_key = "llama.attention.sliding_window", .extra_value = 64}, "sliding_window", SQ_E_UNSUP},
-        {{.arch = "llama", .extra_key = "llama.logit_scale", .extra_value = 2}, "logit_scale", SQ_E_UNSUP},
-        {{.arch = "llama", .extra_key = "llama.rope.scaling.type", .extra_value = 2}, "rope.scaling.type", SQ_E_FORMAT},
-        {{.arch = "llama", .extra_key = "llama.context_length", .extra_value = 2}, "context_length", SQ_E_FORMAT},
+        {{.arch = "llama", .extra_key = "llama.attention.sliding_window", .extra_value = 64},
+         "sliding_window",
+         SQ_E_UNSUP},
+        {{.arch = "llama", .extra_key = "llama.logit_scale", .extra_value = 2},
+         "logit_scale",
+         SQ_E_UNSUP},
+        {{.arch = "llama", .extra_key = "llama.rope.scaling.type", .extra_value = 2},
+         "rope.scaling.type",
+         SQ_E_FORMAT},
+        {{.arch = "llama", .extra_key = "llama.context_length", .extra_value = 2},
+         "context_length",
+         SQ_E_FORMAT},
         {{.arch = "qwen2"}, "q_proj.bias' is missing", SQ_E_FORMAT},
         {{.arch = "qwen3"}, "q_norm.weight' is missing", SQ_E_FORMAT},
     };
@@ -604,7 +640,8 @@ static void gguf_models_that_do_not_fit_are_refused(void **state)
         struct sq_source *s = NULL;
         write_gguf(&cases[i].c, 8, NULL);
         const int rc = sq_source_open(&s, path_of("m.gguf"));
-        if (rc != cases[i].rc || s || !strstr(sq_errmsg(), cases[i].text) || !strstr(sq_errmsg(), "m.gguf"))
+        if (rc != cases[i].rc || s || !strstr(sq_errmsg(), cases[i].text) ||
+            !strstr(sq_errmsg(), "m.gguf"))
             fail_msg("case %d: %d %s", i, rc, sq_errmsg());
     }
 }
@@ -613,8 +650,8 @@ static void non_finite_weights_are_named(void **state)
 {
     (void)state;
     static const enum sq_dtype types[] = {SQ_F32, SQ_F16, SQ_BF16, SQ_F64};
-    static const uint64_t nan[] = {0x7fc00000, 0x7e00, 0xff80, 0x7ff0000000000000}, big[] = {0x7f7fffff, 0x7bff, 0xff7f,
-                                                                                            0x7fefffffffffffff};
+    static const uint64_t nan[] = {0x7fc00000, 0x7e00, 0xff80, 0x7ff0000000000000},
+                          big[] = {0x7f7fffff, 0x7bff, 0xff7f, 0x7fefffffffffffff};
     for (int k = 0; k < SQ_COUNT(types); k++) {
         struct sq_tensor t = SQ_TENSOR_INIT;
         const int64_t n = 9000;
