@@ -11,7 +11,8 @@
  * dot products, dA and the column sums go into partial sums of a block of rows. The blocks depend on the shape
  * only and are added in order, in double, so that the result does not depend on the number of threads. */
 
-enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, CHUNK = 512 };
+/* SMALL: operations that are not worth waking other threads */
+enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, CHUNK = 512, SMALL = 1 << 16 };
 
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -134,7 +135,7 @@ static void add_lora(float *SQ_RESTRICT f, const float *SQ_RESTRICT a, const flo
 static void flat_linear(float *f, const float *w, const struct linear *l, struct sides s)
 {
     const int64_t n = l->cols;
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (l->rows * n > SMALL)
     for (int64_t i = 0; i < l->rows; i++) {
         float *fi = f + i * n;
         const float *wi = w + i * n;
@@ -329,10 +330,10 @@ static void grad_linear(struct job *b, const struct sq_rowq *q, const struct sq_
     const int64_t n = b->l.cols, rank = b->l.rank;
     b->step = SQ_MAX(BLOCK_ROWS, (b->l.rows + BLOCKS_MAX - 1) / BLOCKS_MAX);
     b->blocks = (b->l.rows + b->step - 1) / b->step;
-#pragma omp parallel for schedule(dynamic)
+#pragma omp parallel for schedule(dynamic) if (b->l.rows * n > SMALL)
     for (int64_t k = 0; k < b->blocks; k++)
         grad_block(b, k, q, ops);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (b->blocks * (rank + 1) * n > SMALL)
     for (int64_t j = 0; j < n; j++) {
         for (int64_t t = 0; t < rank; t++)
             b->pa->grad[t * n + j] = (float)(over_blocks(b, t, j) / (double)rank);

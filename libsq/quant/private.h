@@ -1,8 +1,9 @@
-/* What the sources of quant share: the table of a layer's parameters, sizes of the fold's workspace. */
+/* What the sources of quant share: the table of a layer's parameters, sizes of the fold's workspace,
+ * parts of a merge. */
 #ifndef SQ_QUANT_PRIVATE_H
 #define SQ_QUANT_PRIVATE_H
 
-#include "sq/params.h"
+#include "sq/merge.h"
 
 enum { PARAMS_RANK_MAX = 4096 };
 
@@ -19,5 +20,12 @@ int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 
 int64_t fold_partial_size(const struct sq_params *p); /* floats */
 int64_t fold_sums_size(const struct sq_params *p);    /* doubles */
+
+/* Parts of a merge that layers and tables share. */
+void merge_pack_scales(void *out, const float *scale, int64_t n, enum sq_dtype type);
+int merge_codes(uint8_t *q, const float *z, const float *scale, const uint8_t *zero, const struct sq_rowq *p,
+                int64_t rows, int64_t cols) SQ_MUSTUSE;
+void merge_count(struct sq_merge_counts *c, const uint8_t *q, const float *scale, const uint8_t *zero, enum sq_dtype type,
+                 const struct sq_rowq *p, int64_t rows, int64_t cols);
 
 #endif

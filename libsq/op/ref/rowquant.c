@@ -8,6 +8,8 @@
  * point, clamp, and only then convert. Sums run in double over 8 interleaved partial sums, the order a vector
  * kernel can keep, so that all backends agree bit for bit (the products of two floats are exact in double). */
 
+enum { SMALL = 1 << 17 }; /* values that are not worth waking other threads */
+
 int64_t sq_rowq_groups(const struct sq_rowq *p, int64_t cols)
 {
     return p->group && cols ? (cols - 1) / p->group + 1 : 1;
@@ -113,7 +115,7 @@ void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq
                       const float *l, int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * cols > SMALL)
     for (int64_t i = 0; i < rows * groups; i++) {
         const struct rq_span s = rq_span_of(p, i % groups, groups, cols);
         const struct rq_grid g =
@@ -141,7 +143,7 @@ void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const flo
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     const float low = rq_low(p), high = rq_high(p);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * cols > SMALL)
     for (int64_t i = 0; i < rows * groups; i++) {
         const struct rq_span s = rq_span_of(p, i % groups, groups, cols);
         const int64_t at = i / groups * cols + s.first;
@@ -154,7 +156,7 @@ void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const u
                          int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
-#pragma omp parallel for schedule(static)
+#pragma omp parallel for schedule(static) if (rows * cols > SMALL)
     for (int64_t i = 0; i < rows * groups; i++) {
         const struct rq_span s = rq_span_of(p, i % groups, groups, cols);
         const int64_t at = i / groups * cols + s.first;
