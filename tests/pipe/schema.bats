@@ -42,8 +42,8 @@ python_with() {
         [ -x "$(command -v $p)" ] || skip "skipped: $p is not built"
     done
     sq-load "$ROOT/examples/tiny" | sq-calib -t "$ROOT/examples/tiny/calib.txt" -n 6 -l 32 >calib.sq
-    sq-window -s W3A16 --schedule fixed:2,2 --windows 0-1 --epochs 1 <calib.sq >one.sq
-    sq-window -s W3A16 --schedule fixed:2,2 --windows 2-3 --epochs 1 <one.sq >two.sq
+    sq-window -s W3A16 --rate 1 --schedule fixed:2,2 --windows 0-1 --epochs 1 <calib.sq >one.sq
+    sq-window -s W3A16 --rate 1 --schedule fixed:2,2 --windows 2-3 --epochs 1 <one.sq >two.sq
     sq-merge --embed W8g32 <two.sq >merged.sq
     for s in calib one two merged; do
         run -0 sq-dump --check $s.sq
