@@ -79,6 +79,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
 
     open_standard_fds();
     signal(SIGPIPE, SIG_DFL);
+    signal(SIGXFSZ, SIG_IGN); /* a file that may not grow is an error with a text, not a death */
     setlocale(LC_ALL, "C");
     setvbuf(stderr, NULL, _IOLBF, 1024);
     *app = (struct sq_app){.prog = prog, .in = "-", .out = "-", .started = sq_now()};

@@ -128,6 +128,8 @@ static int fit_llama3(struct sq_config *c, const float *factor, int64_t n)
                 "the factors in tensor 'rope_freqs.weight' are not those of rope type 'llama3'");
         c->rope_original = llround(original);
         c->rope_high = fabs(high - round(high)) < 1e-3 ? round(high) : high;
+    } else if (m > 0 && sx > 0) { /* one pair: high is taken as in every model known, too */
+        c->rope_original = llround(((c->rope_high - 1) * sy / m + 1) / (sx / m));
     }
     sq_rope_freqs(got, c);
     for (int64_t i = 0; i < n; i++)

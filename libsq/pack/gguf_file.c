@@ -3,7 +3,6 @@
  * written last. Readers want the list of tensors in the order of their data. */
 #include <errno.h>
 #include <fcntl.h>
-#include <math.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -123,17 +122,22 @@ static uint32_t file_type(const struct sq_pack_report *rep)
 
 /* ---- Llama 3's rope: one factor a frequency, as a tensor ---- */
 
-static void rope_factors(float *f, const struct sq_config *c)
+/* What divides the plain frequencies, as readers apply it. */
+static int rope_factors(float *f, const struct sq_config *c)
 {
-    const double pi = 3.14159265358979323846;
-    for (int64_t i = 0; i < c->head_dim / 2; i++) {
-        const double wave = 2 * pi * pow(c->rope_theta, 2.0 * (double)i / (double)c->head_dim);
-        const double turns = (double)c->rope_original / wave;
-        const double smooth = (turns - c->rope_low) / (c->rope_high - c->rope_low);
-        f[i] = (float)(turns > c->rope_high  ? 1
-                       : turns < c->rope_low ? c->rope_factor
-                                             : 1 / ((1 - smooth) / c->rope_factor + smooth));
-    }
+    struct sq_config plain = *c;
+    float *base = NULL;
+    int rc;
+
+    SQ_TRY(sq_alloc(&base, c->head_dim / 2));
+    plain.rope_type = SQ_ROPE_DEFAULT;
+    sq_rope_freqs(base, &plain);
+    sq_rope_freqs(f, c);
+    for (int64_t i = 0; i < c->head_dim / 2; i++)
+        f[i] = base[i] / f[i];
+out:
+    sq_free(base);
+    return rc;
 }
 
 static int place(struct packer *p, struct plan_entry *e);
@@ -145,7 +149,7 @@ static int write_rope(struct packer *p)
     int rc;
 
     SQ_TRY(sq_alloc(&f, e->cols));
-    rope_factors(f, p->cfg);
+    SQ_TRY(rope_factors(f, p->cfg));
     e->bytes = e->cols * (int64_t)sizeof *f;
     SQ_TRY(place(p, e));
     if (p->fd >= 0)

@@ -6,136 +6,32 @@
 
 #include "blocks.h"
 #include "packer.h"
+#include "values.h"
 #include "sq/gguf.h"
 #include "sq/hash.h"
 
-enum { RUN_VALUES = 1 << 20 };
-
-/* What one entry is made of: floats, or a grid with scales as float32. */
-struct values {
-    const struct sq_tensor *weight; /* NULL: grid */
-    struct sq_grid grid;
-    float *scales;
-    int64_t rows, cols; /* a vector is a column, so that its elements move like rows */
-};
-
-/* ---- from tensors to values ---- */
-
-static int expect(const struct sq_tensor *t, const char *name, enum sq_dtype dtype, int64_t rows, int64_t cols)
-{
-    if (!t)
-        return sq_fail(SQ_E_FORMAT, "tensor '%s' is missing", name);
-    if (t->ndim != 2 || t->dim[0] != rows || (cols > 0 && t->dim[1] != cols))
-        return sq_fail(SQ_E_FORMAT, "tensor '%s' is not [%" PRId64 ", %" PRId64 "]", name, rows, cols);
-    if (dtype == SQ_U8 ? t->dtype != SQ_U8 : t->dtype != SQ_F16 && t->dtype != SQ_F32)
-        return sq_fail(SQ_E_FORMAT, "tensor '%s' is %s", name, sq_dtype_name(t->dtype));
-    return 0;
-}
-
-/* The group of a table comes without a scheme: the scales say it, if it divides the columns. */
-static int group_of(int64_t *group, const struct packer *p, const struct plan_entry *e, int64_t groups)
-{
-    *group = e->kind == PLAN_LINEAR ? p->group : groups > 1 && e->cols % groups == 0 ? e->cols / groups : 0;
-    const int64_t want = *group ? (e->cols + *group - 1) / *group : 1;
-    return groups == want ? 0 : sq_fail(SQ_E_FORMAT, "tensor '%s': %" PRId64 " scales a row, %" PRId64 " expected",
-                                        e->hf, groups, want);
-}
-
-static int open_grid(struct values *v, const struct packer *p, const struct plan_entry *e, const struct sq_layer *bag,
-                     const char *base)
-{
-    char name[3][SQ_NAME_MAX + 8];
-    static const char *const part[] = {"codes", "scales", "zeros"};
-    const struct sq_tensor *t[3];
-    int64_t group;
-    int rc;
-
-    for (int i = 0; i < 3; i++) {
-        snprintf(name[i], sizeof name[i], "%s.%s", base, part[i]);
-        t[i] = sq_layer_find(bag, name[i]);
-    }
-    SQ_TRY(expect(t[0], name[0], SQ_U8, e->rows, e->cols));
-    SQ_TRY(expect(t[1], name[1], SQ_F32, e->rows, 0));
-    SQ_TRY(group_of(&group, p, e, t[1]->dim[1]));
-    SQ_TRY(expect(t[2], name[2], SQ_U8, e->rows, t[1]->dim[1]));
-    SQ_TRY(sq_alloc(&v->scales, sq_tensor_count(t[1])));
-    SQ_TRY(sq_tensor_to_f32(v->scales, t[1]));
-    v->grid = (struct sq_grid){.name = e->hf, .codes = t[0]->data, .scales = v->scales, .zeros = t[2]->data,
-                               .rows = e->rows, .cols = e->cols, .group = group};
-out:
-    return rc;
-}
-
-static int open_values(struct values *v, const struct packer *p, const struct plan_entry *e,
-                       const struct sq_layer *bag)
-{
-    char base[SQ_NAME_MAX];
-    snprintf(base, sizeof base, "%s", e->local);
-    char *dot = strrchr(base, '.');
-
-    *v = (struct values){.weight = sq_layer_find(bag, e->local), .rows = e->vector ? e->cols : e->rows,
-                         .cols = e->vector ? 1 : e->cols};
-    if (!v->weight && dot && strcmp(dot, ".weight") == 0 && !e->vector) {
-        *dot = '\0';
-        return open_grid(v, p, e, bag, base);
-    }
-    if (!v->weight)
-        return sq_fail(SQ_E_FORMAT, "tensor '%s' is missing", e->hf);
-    const struct sq_tensor *t = v->weight;
-    if (t->ndim != (e->vector ? 1 : 2) || sq_tensor_rows(t) != e->rows || sq_tensor_cols(t) != e->cols)
-        return sq_fail(SQ_E_FORMAT, "tensor '%s' has not the shape [%" PRId64 ", %" PRId64 "]", e->hf, e->rows, e->cols);
-    return 0;
-}
-
-/* w = rows [first, first + n) as the stream has them */
-static int read_run(float *w, const struct values *v, int64_t first, int64_t n)
-{
-    if (v->weight) {
-        struct sq_tensor run = *v->weight;
-        run.owned = NULL;
-        run.ndim = 1;
-        run.dim[0] = n * v->cols;
-        run.data = (const uint8_t *)v->weight->data + (size_t)(first * v->cols) * sq_dtype_size(run.dtype);
-        return sq_tensor_to_f32(w, &run);
-    }
-    const struct sq_grid *g = &v->grid;
-    const int64_t groups = g->group ? (g->cols + g->group - 1) / g->group : 1;
-    const struct sq_rowq q = {.bits = 8, .group = g->group, .rate = 1};
-    sq_rowquant_dequant(w, g->codes + first * g->cols, g->scales + first * groups, g->zeros + first * groups, &q, n,
-                        g->cols);
-    return 0;
-}
-
 /* ---- which type ---- */
 
-/* The smallest float type that holds every value: checkpoints of bfloat16 may come as float32. */
-static int float_type(enum sq_pack_type *t, const struct values *v)
+/* The type with blocks of 256 columns that holds any codes of so many bits. */
+static enum sq_pack_type wide_type(int bits)
 {
-    static const enum sq_pack_type narrow[] = {SQ_PACK_BF16, SQ_PACK_F16};
-    bool ok[] = {v->weight->dtype != SQ_F16, v->weight->dtype != SQ_BF16};
-    const int64_t step = SQ_MAX(1, RUN_VALUES / v->cols);
-    uint8_t *buf = NULL;
-    float *w = NULL;
-    int rc;
-
-    SQ_TRY(sq_alloc(&w, SQ_MIN(step, v->rows) * v->cols));
-    SQ_TRY(sq_alloc(&buf, SQ_MIN(step, v->rows) * v->cols * 2));
-    for (int64_t r = 0; r < v->rows && (ok[0] || ok[1]); r += step) {
-        const int64_t n = SQ_MIN(step, v->rows - r);
-        SQ_TRY(read_run(w, v, r, n));
-        for (int i = 0; i < 2; i++)
-            ok[i] = ok[i] && pack_floats(buf, w, n * v->cols, narrow[i], SQ_PACK_EXACT);
-    }
-    *t = ok[0] ? SQ_PACK_BF16 : ok[1] ? SQ_PACK_F16 : SQ_PACK_F32;
-out:
-    sq_free(buf);
-    sq_free(w);
-    return rc;
+    return bits <= 2 ? SQ_PACK_Q2_K : bits <= 4 ? SQ_PACK_Q4_K : SQ_PACK_Q5_K;
 }
 
-static int choose_type(enum sq_pack_type *t, enum sq_pack_loss *loss, const struct packer *p,
-                       const struct plan_entry *e, const struct values *v)
+static void count_narrow(struct packer *p, const struct plan_entry *e, const struct sq_grid *g, enum sq_pack_type t)
 {
+    const int64_t wide = sq_pack_row_bytes(wide_type(p->wbits), 256);
+    const int i = g->cols % 256 != 0 ? 0 : 1;
+    if (p->wbits > 5 || sq_pack_info(t)->block == 256 || sq_pack_info(t)->bytes * 256 <= wide * sq_pack_info(t)->block)
+        return;
+    if (p->narrow[i]++ == 0)
+        p->first_narrow[i] = e;
+}
+
+static int choose_type(enum sq_pack_type *t, enum sq_pack_loss *loss, struct packer *p, const struct plan_entry *e,
+                       const struct values *v)
+{
+    int rc;
     *loss = SQ_PACK_EXACT;
     *t = SQ_PACK_F32;
     if (p->o->format == SQ_PACK_HF) {
@@ -148,8 +44,13 @@ static int choose_type(enum sq_pack_type *t, enum sq_pack_loss *loss, const stru
     if (e->vector)
         return 0;
     if (v->weight)
-        return float_type(t, v);
-    return sq_pack_choose(t, loss, &v->grid, e->kind == PLAN_LINEAR ? p->o->type : SQ_PACK_AUTO, p->o->lossy);
+        return values_float_type(t, v);
+    if (e->kind != PLAN_LINEAR)
+        return sq_pack_choose(t, loss, &v->grid, SQ_PACK_AUTO, p->o->lossy);
+    rc = sq_pack_choose(t, loss, &v->grid, p->o->type, p->o->lossy);
+    if (rc == 0 && p->o->type == SQ_PACK_AUTO)
+        count_narrow(p, e, &v->grid, *t);
+    return rc;
 }
 
 /* ---- encode, compare, write ---- */
@@ -236,7 +137,7 @@ static int write_values(struct packer *p, struct plan_entry *e, const struct val
         SQ_TRY(p->format->file(&fd, p, e));
     for (int64_t r = 0; r < v->rows; r += b.rows) {
         const int64_t n = SQ_MIN(b.rows, v->rows - r);
-        SQ_TRY(read_run(b.w, v, r, n));
+        SQ_TRY(values_read(b.w, v, r, n));
         const double diff = encode_run(&b, p, e, v, r, n, loss);
         if (isnan(diff)) {
             rc = sq_fail(SQ_E_VALUE, "a value is too large for %s", sq_pack_info((enum sq_pack_type)e->type)->name);
@@ -264,7 +165,7 @@ static int pack_entry(struct packer *p, struct plan_entry *e, const struct sq_la
     struct values v;
     int rc;
 
-    SQ_TRY(open_values(&v, p, e, bag));
+    SQ_TRY(values_open(&v, e, bag, p->group));
     SQ_TRY(choose_type(&t, &loss, p, e, &v));
     e->type = (int)t;
     e->bytes = v.rows * sq_pack_row_bytes(t, v.cols);
@@ -280,7 +181,7 @@ static int pack_entry(struct packer *p, struct plan_entry *e, const struct sq_la
     if (p->app)
         sq_app_progress(p->app, (double)p->done, (double)p->plan.n, "%s", e->hf);
 out:
-    sq_free(v.scales);
+    values_close(&v);
     return rc;
 }
 
@@ -331,6 +232,7 @@ static int take_scheme(struct packer *p)
         return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " has no scheme", l->index);
     SQ_TRY(sq_scheme_from_json(&s, l->scheme));
     p->group = s.group;
+    p->wbits = s.wbits;
     sq_scheme_name(name, &s);
     rep->mixed |= rep->scheme[0] && strcmp(rep->scheme, name) != 0;
     if (!rep->scheme[0])
@@ -377,6 +279,22 @@ out:
     return rc;
 }
 
+/* What could make the file smaller. */
+static void give_advice(struct packer *p)
+{
+    const struct sq_pack_tally *other = p->rep->other;
+    const int64_t floats = other[SQ_PACK_F32].bytes + other[SQ_PACK_F16].bytes + other[SQ_PACK_BF16].bytes;
+
+    for (int i = 0; i < 2; i++)
+        if (p->narrow[i])
+            pack_note(p->rep, "%" PRId64 " linears have %s that are no multiple of 256 (first: '%s'), so the smaller %s "
+                      "does not hold them", p->narrow[i], i ? "groups" : "columns", p->first_narrow[i]->hf,
+                      sq_pack_info(wide_type(p->wbits))->name);
+    if (p->o->format == SQ_PACK_GGUF && floats * 4 > p->rep->file_bytes)
+        pack_note(p->rep, "embedding and head in float are %.0f %% of the file: sq-merge --embed W8g32 makes it smaller",
+                  100.0 * (double)floats / (double)p->rep->file_bytes);
+}
+
 static int take_all(struct packer *p)
 {
     int rc;
@@ -407,6 +325,7 @@ int sq_pack_model(struct sq_pack_report *rep, struct sq_source *in, const struct
     SQ_TRY(p.format->begin(&p));
     SQ_TRY(take_all(&p));
     SQ_TRY(p.format->finish(&p));
+    give_advice(&p);
     if (!o->dry_run) {
         SQ_TRY(pack_verify(&p));
         SQ_TRY(pack_rename(&p));

@@ -35,7 +35,11 @@ struct packer {
     struct sq_layer layer, top; /* the layer at hand; tensors outside of layers that wait for their companions */
     int64_t group;              /* of the layer's linears, -1: to be seen from the scales */
     int64_t done;               /* entries */
+    int wbits;                  /* of the layer's linears */
     bool said_acts;             /* the note about activation bits is there */
+    /* linears that a type with blocks of 256 columns would hold in fewer bits, but for their columns [0] or groups [1] */
+    int64_t narrow[2];
+    const struct plan_entry *first_narrow[2];
     char temp[PACK_PATH];       /* temporary path; "" before there is one */
     int fd;                     /* open file, -1: none */
     int64_t shard, shards;      /* hf: which file fd is; how many */

@@ -4,9 +4,10 @@
 #include <string.h>
 
 #include "packer.h"
+#include "values.h"
 #include "sq/hash.h"
 
-enum { RUN_VALUES = 1 << 20, BLOCK = 32 };
+enum { BLOCK = 32 };
 
 static void widen(float *w, const struct sq_tensor *t, int64_t first, int64_t n)
 {

@@ -1,0 +1,90 @@
+#!/usr/bin/env python3
+"""GGUF files of sq-pack in llama.cpp: they load, cut texts as transformers does, and have the perplexity of the same weights
+elsewhere within 0.5 % (readers round activations to 8 bits in their own products)."""
+import sys
+import tempfile
+
+import numpy as np
+import torch
+from transformers import AutoTokenizer
+
+from peers.llama import Model, perplexity
+from peers.packed import GOLDENS, Tap, merged, near, pack, smollm2, sq_eval
+from peers.torch_model import torch_logits, torch_perplexity
+
+TEXT = "examples/tiny/test.txt"
+LENGTH, WINDOWS = 512, 4
+
+
+def tokens_of(gguf, reference, length=LENGTH):
+    """ids of the text in llama.cpp, after a comparison with the reference's"""
+    model = Model(gguf, length)
+    text = open(TEXT, encoding="utf-8").read()
+    ids = model.tokenize(text)
+    if reference is not None and ids != reference:
+        at = next(i for i, (a, b) in enumerate(zip(ids + [-1], reference + [-1])) if a != b)
+        raise AssertionError(f"token {at} of {len(reference)}: {ids[at:at + 4]}, not {reference[at:at + 4]}")
+    return model, ids
+
+
+def tiny(scheme, work, *flags):
+    stream = merged("examples/tiny", scheme, work, *flags)
+    gguf = pack(stream, f"{work}/{scheme}.gguf")
+    folder = pack(stream, f"{work}/{scheme}", "--format", "hf")
+    reference = AutoTokenizer.from_pretrained(folder)(open(TEXT, encoding="utf-8").read())["input_ids"]
+    model, ids = tokens_of(gguf, reference)
+    value = perplexity(model, ids, LENGTH, WINDOWS)
+    model.close()
+    said = near(value, torch_perplexity(folder, ids, LENGTH, WINDOWS), 0.005, "perplexity")
+    by_eval = sq_eval(stream, ids[:LENGTH * WINDOWS], LENGTH)
+    return said + ("" if by_eval is None else ", " + near(value, by_eval, 0.005, "sq-eval"))
+
+
+def architecture(name, work, scheme, limit, *options):
+    """random weights have no perplexity to speak of, so logits are compared: |a - b|^2 / |b|^2"""
+    stream = merged(f"{GOLDENS}/{name}", scheme, work)
+    gguf = pack(stream, f"{work}/{name}.gguf", "--no-tokenizer", *options)
+    folder = pack(stream, f"{work}/{name}{scheme}", "--format", "hf")
+    ids = np.random.default_rng(1).integers(3, 256, 300).tolist()
+    model = Model(gguf, len(ids))
+    got, want = model.logits(ids), torch_logits(folder, ids)
+    model.close()
+    error = ((got - want) ** 2).sum() / (want ** 2).sum()
+    if not error < limit:
+        raise AssertionError(f"logits differ by {error:.2e}, limit {limit:.0e}")
+    return f"logits differ by {error:.1e}"
+
+
+def smol(path, work):
+    stream = merged(path, "W4A16", work, "embed")
+    gguf = pack(stream, f"{work}/smol.gguf")
+    source = Model(path, LENGTH)
+    text = open(TEXT, encoding="utf-8").read()
+    reference = source.tokenize(text)
+    source.close()
+    model, ids = tokens_of(gguf, reference)
+    value = perplexity(model, ids, LENGTH, 4)
+    model.close()
+    folder = pack(stream, f"{work}/smol", "--format", "hf")
+    said = near(value, torch_perplexity(folder, ids, LENGTH, 4), 0.005, "perplexity")
+    by_eval = sq_eval(stream, ids[:LENGTH * 4], LENGTH)
+    return said + ("" if by_eval is None else ", " + near(value, by_eval, 0.005, "sq-eval"))
+
+
+def main():
+    torch.set_num_threads(1)
+    tap = Tap()
+    path, why = smollm2()
+    with tempfile.TemporaryDirectory() as work:
+        for scheme, flags in [("W2A16", ()), ("W3A16", ()), ("W3A16g64", ()), ("W4A16", ()), ("W4A16g32s", ("embed",)),
+                              ("W4A16g128", ()), ("W5A16", ()), ("W8A16s", ()), ("W4A4", ())]:
+            tap.run(f"tiny {scheme} {' '.join(flags)}", lambda: tiny(scheme, work, *flags))
+        for name in ["llama3", "qwen2", "qwen3"]:
+            # floats: only the head is rounded, where it is stored as bf16, whose products round activations too
+            tap.run(f"{name} in f32", lambda: architecture(name, work, "W4A16g32", 1e-5, "--type", "f32"))
+            tap.run(f"{name} W4A16g32", lambda: architecture(name, work, "W4A16g32", 1e-3))
+        tap.run("SmolLM2 W4A16 embed", lambda: smol(path, work), skip=why)
+    return tap.finish()
+
+
+sys.exit(main())
