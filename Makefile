@@ -116,6 +116,15 @@ $(B)/fuzz/%.libfuzzer: $(B)/obj/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
+# ---- rates of the operations beside bare BLIS; BENCH_ARGS: tokens, models ----
+$(B)/bench/%: $(B)/obj/bench/%.o $(LIB)
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  LD   $@")
+	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
+
+bench-ops: $(B)/bench/ops
+	$(Q)$< $(BENCH_ARGS)
+
 # ---- man pages: the hand-written part is man/<prog>.1.in, synopsis and options come from the program ----
 MAN := $(patsubst man/%.1.in,$(B)/man/%.1,$(sort $(wildcard man/*.1.in))) $(patsubst man/%,$(B)/man/%,$(wildcard man/*.7))
 man: $(MAN)
@@ -143,4 +152,4 @@ clean:
 	rm -rf $(BUILD)
 
 -include $(OBJ:.o=.d) $(wildcard $(B)/obj/bin/*.d $(B)/obj/tests/*/*.d $(B)/obj/examples/*.d)
-.PHONY: all tests check check-long hdr-check fuzz fuzz-run fuzz-replay man install clean
+.PHONY: all tests check check-long bench-ops hdr-check fuzz fuzz-run fuzz-replay man install clean

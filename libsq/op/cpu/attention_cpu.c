@@ -191,7 +191,7 @@ void sq_attention_cpu(float *out, float *lse, const float *q, const float *k, co
     a.k = k;
     a.v = v;
     const int64_t step = CHUNK_BLOCKS * a.qb, chunks = (tokens + step - 1) / step;
-    const bool large = (double)(batch * heads * dim) * (double)tokens * (double)tokens > 1e6;
+    const bool large = (double)(batch * heads * dim) * (double)tokens * (double)tokens > 4e6;
     sq_space_lock();
 #pragma omp parallel firstprivate(a) num_threads(large ? sq_cpu_threads() : 1)
     {
@@ -250,7 +250,7 @@ void sq_attention_grad_cpu(float *dq, float *dk, float *dv, const float *dout, c
     a.out = out;
     a.dout = dout;
     a.lse = lse;
-    const bool large = (double)(batch * heads * dim) * (double)tokens * (double)tokens > 1e6;
+    const bool large = (double)(batch * heads * dim) * (double)tokens * (double)tokens > 4e6;
     sq_space_lock();
 #pragma omp parallel firstprivate(a) num_threads(large ? sq_cpu_threads() : 1)
     {

@@ -1,10 +1,10 @@
 /* C = A' B' by panels, as BLIS does it, but with both operands packed (and rounded to bf16) once for all threads:
  *
- *   for blocks of columns, of rows, of k:   what SQ_PANELS holds; k in equal parts of at most kc
+ *   for blocks of columns, of rows, of k:   as much as SQ_PANELS holds, mostly everything
  *       pack the rows and the columns       threads take groups of panels
- *       tiles of C                          threads take tiles as they come; a tile belongs to one thread, and the
- *                                           blocks of k follow each other, so the order of each sum is fixed
- * Tile sizes depend on the shape only. */
+ *       tiles of C                          threads take tiles as they come; a tile belongs to one thread, which adds
+ *                                           up parts of at most kc terms: so the order of each sum is fixed
+ * Tile sizes depend on the shape only. Threads meet twice a block: on a busy machine a meeting is what costs. */
 #include "cpu.h"
 
 #include <string.h>
@@ -16,7 +16,8 @@ struct side {
 };
 
 struct block {
-    int64_t i0, m, j0, n, p0, k, mt, nt;
+    int64_t i0, m, j0, n, p0, k; /* rows, columns, terms */
+    int64_t mt, nt, kc;          /* of a tile; terms of a part */
 };
 
 static int64_t ceil_div(int64_t a, int64_t b)
@@ -47,13 +48,21 @@ static void choose_tiles(struct block *b, const struct sq_tile *t)
     }
 }
 
+/* Panels of the part of k that begins at p: those of earlier parts come before them. */
+static float *panels(const struct side *s, int64_t n, int64_t p)
+{
+    return s->panels + ceil_div(n, s->w) * s->w * p;
+}
+
 static void pack_side(const struct side *s, int64_t from, int64_t n, const struct block *b, bool round)
 {
-    const int64_t group = SQ_MAX(96 / s->w, 1) * s->w;
+    const int64_t group = SQ_MAX(96 / s->w, 1) * s->w, groups = ceil_div(n, group);
 #pragma omp for schedule(static) nowait
-    for (int64_t i = 0; i < n; i += group)
-        sq_vec->pack(s->panels + i * b->k, s->w, s->x + (from + i) * s->vs + b->p0 * s->ks, s->vs, s->ks,
-                     SQ_MIN(group, n - i), b->k, round);
+    for (int64_t t = 0; t < groups * ceil_div(b->k, b->kc); t++) {
+        const int64_t i = t % groups * group, p = t / groups * b->kc, k = SQ_MIN(b->kc, b->k - p);
+        sq_vec->pack(panels(s, n, p) + i * k, s->w, s->x + (from + i) * s->vs + (b->p0 + p) * s->ks, s->vs, s->ks,
+                     SQ_MIN(group, n - i), k, round);
+    }
 }
 
 static void multiply_tile(float *c, int64_t ldc, const struct side *rows, const struct side *cols, int64_t i0,
@@ -61,18 +70,22 @@ static void multiply_tile(float *c, int64_t ldc, const struct side *rows, const 
 {
     const struct sq_tile *t = &sq_tile;
     const int64_t i1 = SQ_MIN(i0 + b->mt, b->m), j1 = SQ_MIN(j0 + b->nt, b->n);
-#define ONE(i, j)                                                                                                  \
-    t->mul(c + (b->i0 + (i)) * ldc + b->j0 + (j), ldc, rows->panels + (i) * b->k, cols->panels + (j) * b->k,       \
-           SQ_MIN(t->wr, i1 - (i)), SQ_MIN(t->wc, j1 - (j)), b->k, add)
-    if (t->wide)
-        for (int64_t i = i0; i < i1; i += t->wr)
-            for (int64_t j = j0; j < j1; j += t->wc)
-                ONE(i, j);
-    else
-        for (int64_t j = j0; j < j1; j += t->wc)
+    for (int64_t p = 0; p < b->k; p += b->kc) {
+        const int64_t k = SQ_MIN(b->kc, b->k - p);
+        const float *x = panels(rows, b->m, p), *y = panels(cols, b->n, p);
+#define ONE(i, j)                                                                       \
+    t->mul(c + (b->i0 + (i)) * ldc + b->j0 + (j), ldc, x + (i) * k, y + (j) * k,        \
+           SQ_MIN(t->wr, i1 - (i)), SQ_MIN(t->wc, j1 - (j)), k, add || p > 0)
+        if (t->wide)
             for (int64_t i = i0; i < i1; i += t->wr)
-                ONE(i, j);
+                for (int64_t j = j0; j < j1; j += t->wc)
+                    ONE(i, j);
+        else
+            for (int64_t j = j0; j < j1; j += t->wc)
+                for (int64_t i = i0; i < i1; i += t->wr)
+                    ONE(i, j);
 #undef ONE
+    }
 }
 
 /* Called by all threads of a parallel region. */
@@ -92,9 +105,11 @@ static void multiply_block(float *c, int64_t ldc, const struct side *rows, const
 static void multiply(float *c, int64_t ldc, const struct side *rows, const struct side *cols, int64_t k, bool add,
                      bool round)
 {
-    const int64_t kb = part(k, sq_tile.kc, 1);
-    const int64_t mb = part(rows->n, SQ_PANELS / kb - rows->w, rows->w), nb = part(cols->n, SQ_PANELS / kb - cols->w, cols->w);
-    struct block b;
+    struct block b = {.kc = part(k, sq_tile.kc, 1)};
+    /* Vectors whose panels fit for one part of k, and how many parts fit for as many vectors. */
+    const int64_t most = SQ_PANELS / b.kc - SQ_MAX(rows->w, cols->w);
+    const int64_t mb = part(rows->n, most, rows->w), nb = part(cols->n, most, cols->w);
+    const int64_t kb = SQ_MAX(SQ_PANELS / SQ_MAX(mb, nb) / b.kc, 1) * b.kc;
     for (b.j0 = 0; b.j0 < cols->n; b.j0 += nb)
         for (b.i0 = 0; b.i0 < rows->n; b.i0 += mb)
             for (b.p0 = 0; b.p0 < k; b.p0 += kb) {
@@ -118,7 +133,7 @@ void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, co
     sq_space_lock();
     const struct side rows = {a, ta ? 1 : lda, ta ? lda : 1, m, sq_tile.wr, sq_space_panels(0)};
     const struct side cols = {b, tb ? ldb : 1, tb ? 1 : ldb, n, sq_tile.wc, sq_space_panels(1)};
-    const bool large = (double)m * (double)n * (double)k > 1e6; /* about 30 us: less does not pay for waking threads */
+    const bool large = (double)m * (double)n * (double)k > 4e6; /* 100 us: less does not pay for waking threads */
 #pragma omp parallel num_threads(large ? sq_cpu_threads() : 1)
     multiply(c, ldc, &rows, &cols, k, add, round_bf16);
     sq_space_unlock();

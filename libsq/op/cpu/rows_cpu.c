@@ -4,7 +4,7 @@
 #include <math.h>
 
 /* Elements of a piece, and from how many on threads are worth waking. */
-enum { PIECE = 4096, LARGE = 8 * PIECE };
+enum { PIECE = 4096, LARGE = 16 * PIECE };
 
 /* Threads run body for the pieces [i, i + c) of n; `work` is the number of elements touched. */
 #define PIECES(n, step, work, body)                                             \
