@@ -11,8 +11,8 @@ struct merge {
     const struct sq_ops *ops;
     struct sq_config cfg;
     bool model;
-    int64_t layers, tables;
-    const char *scheme_name; /* NULL: the layers' own */
+    int64_t layers, tables, partial; /* partial: layers that were learned at a rate below 1 only */
+    const char *scheme_name;         /* NULL: the layers' own */
     struct sq_scheme scheme, embed;
     bool round_embed;
     enum sq_dtype scale;
@@ -20,22 +20,21 @@ struct merge {
 };
 
 /* -s names the scheme of layers that have none; with others it has to agree. */
-static int set_scheme(struct sq_layer *l, const struct merge *m)
+static int set_scheme(struct sq_layer *l, struct merge *m)
 {
     struct sq_scheme s;
     char name[SQ_SCHEME_NAME];
     if (!l->scheme)
         return m->scheme_name ? sq_scheme_to_json(&l->scheme, &m->scheme)
                               : sq_fail(SQ_E_ARG, "layer %" PRId64 " has no scheme: give -s", l->index);
-    if (!m->scheme_name)
-        return 0;
     const int rc = sq_scheme_from_json(&s, l->scheme);
     if (rc < 0)
         return sq_fail_in(rc, "layer %" PRId64, l->index);
-    s.rate = m->scheme.rate;
-    if (s.wbits != m->scheme.wbits || s.abits != m->scheme.abits || s.group != m->scheme.group || s.sym != m->scheme.sym)
-        return sq_fail(SQ_E_ARG, "layer %" PRId64 " was made for %s, not for %s", l->index, sq_scheme_name(name, &s),
-                       m->scheme_name);
+    m->partial += s.rate < 1;
+    if (m->scheme_name && (s.wbits != m->scheme.wbits || s.abits != m->scheme.abits ||
+                           s.group != m->scheme.group || s.sym != m->scheme.sym))
+        return sq_fail(SQ_E_ARG, "layer %" PRId64 " was made for %s, not for %s", l->index,
+                       sq_scheme_name(name, &s), m->scheme_name);
     return 0;
 }
 
@@ -47,8 +46,8 @@ static int merge_layer(struct merge *m, const struct sq_record *rec)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "a layer comes before the model record"));
     SQ_TRY(sq_layer_read(&l, m->in, rec));
     if (l.index != m->layers || l.index >= m->cfg.layers)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " where layer %" PRId64 " of %" PRId64 " should come", l.index,
-                       m->layers, m->cfg.layers));
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " where layer %" PRId64 " of %" PRId64 " should come",
+                       l.index, m->layers, m->cfg.layers));
     SQ_TRY(set_scheme(&l, m));
     if (l.state != SQ_MERGED)
         SQ_TRY(sq_layer_merge(&l, &m->cfg, m->scale, m->ops));
@@ -102,8 +101,14 @@ static int run(struct merge *m)
     if (rc < 0)
         goto out;
     if (!m->model || m->layers != m->cfg.layers)
-        SQ_TRY(sq_fail(SQ_E_FORMAT, m->model ? "the stream ends after layer %" PRId64 " of %" PRId64
-                                             : "the stream has no model record", m->layers - 1, m->cfg.layers));
+        SQ_TRY(sq_fail(SQ_E_FORMAT,
+                       m->model ? "the stream ends after layer %" PRId64 " of %" PRId64
+                                : "the stream has no model record",
+                       m->layers - 1, m->cfg.layers));
+    if (m->partial)
+        sq_log(SQ_WARNING,
+               "%" PRId64 " layers were learned at a rate below 1 only; they are rounded as a whole",
+               m->partial);
     if (m->round_embed && !m->tables)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "--embed: the stream has neither embedding nor head as floats"));
     rc = 0;
@@ -114,14 +119,16 @@ out:
 
 static int report(struct merge *m, const char *event, const struct sq_merge_counts *c)
 {
-    sq_log(SQ_INFO, "%s: %" PRId64 " codes, %.2f %% at the ends, %" PRId64 " groups, %" PRId64 " all zero, %" PRId64
-           " scales raised", event, c->codes, 100.0 * (double)(c->low + c->high) / (double)SQ_MAX(1, c->codes), c->groups,
+    sq_log(SQ_INFO,
+           "%s: %" PRId64 " codes, %.2f %% at the ends, %" PRId64 " groups, %" PRId64 " all zero, %" PRId64
+           " scales raised",
+           event, c->codes, 100.0 * (double)(c->low + c->high) / (double)SQ_MAX(1, c->codes), c->groups,
            c->zero_groups, c->small_scales);
-    return sq_app_metric(&m->app, event, json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers", (json_int_t)m->layers,
-                                                   "codes", (json_int_t)c->codes, "low", (json_int_t)c->low, "high",
-                                                   (json_int_t)c->high, "groups", (json_int_t)c->groups, "zero_groups",
-                                                   (json_int_t)c->zero_groups, "raised_scales",
-                                                   (json_int_t)c->small_scales));
+    return sq_app_metric(&m->app, event,
+                         json_pack("{s:I, s:I, s:I, s:I, s:I, s:I, s:I}", "layers", (json_int_t)m->layers,
+                                   "codes", (json_int_t)c->codes, "low", (json_int_t)c->low, "high",
+                                   (json_int_t)c->high, "groups", (json_int_t)c->groups, "zero_groups",
+                                   (json_int_t)c->zero_groups, "raised_scales", (json_int_t)c->small_scales));
 }
 
 int main(int argc, char **argv)
@@ -130,13 +137,15 @@ int main(int argc, char **argv)
     const char *embed = NULL;
     int scale = 0, rc;
     const struct sq_opt opts[] = {
-        SQ_OPT_STR('s', "scheme", &m.scheme_name, "SCHEME", "of layers without one, which are rounded as they are: W4A16g128, W2A16"),
-        SQ_OPT_ENUM(0, "scale", &scale, "f16|f32", "type in which scales are stored; codes are computed after rounding to it"),
+        SQ_OPT_STR('s', "scheme", &m.scheme_name, "SCHEME",
+                   "of layers without one, which are rounded as they are: W4A16g128, W2A16"),
+        SQ_OPT_ENUM(0, "scale", &scale, "f16|f32",
+                    "type in which scales are stored; codes are computed after rounding to it"),
         SQ_OPT_STR(0, "embed", &embed, "SCHEME", "round embedding and head too, symmetric: W8g32, W6, W4g64"),
         SQ_OPT_END,
     };
-    sq_app_init(&m.app, "sq-merge", "", "absorb what was learned: layers become codes, scales, zero points", opts, 0, argc,
-                argv);
+    sq_app_init(&m.app, "sq-merge", "", "absorb what was learned: layers become codes, scales, zero points",
+                opts, 0, argc, argv);
     m.scale = scale ? SQ_F32 : SQ_F16;
     m.round_embed = embed != NULL;
     if (m.scheme_name)

@@ -49,9 +49,10 @@ static inline bool golden_has(const struct golden *g, const char *name)
     return json_object_get(g->head, name) != NULL;
 }
 
-/* Element count, raw bytes and dtype ("F32", "F64", "U8", "I8", "I32"); dim (may be NULL) gets up to 4 dimensions. */
-static inline const void *golden_raw(const struct golden *g, const char *name, const char **dtype, int64_t *count,
-                                     int64_t *dim)
+/* Element count, raw bytes and dtype ("F32", "F64", "U8", "I8", "I32"); dim (may be NULL) gets up to 4
+ * dimensions. */
+static inline const void *golden_raw(const struct golden *g, const char *name, const char **dtype,
+                                     int64_t *count, int64_t *dim)
 {
     const json_t *t = json_object_get(g->head, name);
     if (!t)

@@ -1,5 +1,5 @@
-/* One group of a row, the scalar part that the reference and the vector kernels share: from its extremes to the
- * grid, and from the gradient of the scale back to clipping and extremes. Private to op. */
+/* One group of a row, the scalar part that the reference and the vector kernels share: from its extremes to
+ * the grid, and from the gradient of the scale back to clipping and extremes. Private to op. */
 #ifndef SQ_ROWQUANT_GROUP_H
 #define SQ_ROWQUANT_GROUP_H
 
@@ -69,7 +69,8 @@ static inline double rq_sum8(const double a[8])
     return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
 }
 
-/* From ds, the gradient of the scale: of hi and lo before clipping (to be shared by the extremes of z), and of u, l. */
+/* From ds, the gradient of the scale: of hi and lo before clipping (to be shared by the extremes of z), and
+ * of u, l. */
 struct rq_back {
     double max, min, u, l;
 };

@@ -4,12 +4,13 @@
 
 #include "private.h"
 
-/* A linear becomes W~ = W * cols * rows + B A / r, in the order of operations of METHOD 3 (columns, then rows, then LoRA on
- * top), every step one pass over rows that stay in the first cache level.
+/* A linear becomes W~ = W * cols * rows + B A / r, in the order of operations of METHOD 3 (columns, then
+ * rows, then LoRA on top), every step one pass over rows that stay in the first cache level.
  *
- * Backward: dW~ comes from the row quantizer a few rows at a time and is used while it is hot: dB and the row sums are
- * dot products, dA and the column sums go into partial sums of a block of rows. The blocks depend on the shape
- * only and are added in order, in double, so that the result does not depend on the number of threads. */
+ * Backward: dW~ comes from the row quantizer a few rows at a time and is used while it is hot: dB and the row
+ * sums are dot products, dA and the column sums go into partial sums of a block of rows. The blocks depend on
+ * the shape only and are added in order, in double, so that the result does not depend on the number of
+ * threads. */
 
 /* SMALL: operations that are not worth waking other threads */
 enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, CHUNK = 512, SMALL = 1 << 16 };
@@ -83,18 +84,14 @@ static struct sides sides_of(const struct sq_params *p, const struct sq_config *
             cols[j] = out[kv_channel(c, j)];
         s.cols = out ? cols : NULL;
         return s;
-    case SQ_DOWN:
-        s.cols = fc2;
-        return s;
+    case SQ_DOWN: s.cols = fc2; return s;
     case SQ_UP:
         for (int64_t i = 0; fc2 && i < nr; i++)
             rows[i] = 1.0f / fc2[i];
         s.rows = fc2 ? rows : NULL;
         s.cols = at(p, SQ_AT_FC1);
         return s;
-    case SQ_GATE:
-        s.cols = at(p, SQ_AT_FC1);
-        return s;
+    case SQ_GATE: s.cols = at(p, SQ_AT_FC1); return s;
     case SQ_V:
         for (int64_t i = 0; out && i < nr; i++)
             rows[i] = 1.0f / out[i];
@@ -116,7 +113,8 @@ static struct sides sides_of(const struct sq_params *p, const struct sq_config *
 
 /* ---- forward ------------------------------------------------------------------------------ */
 
-static void add_lora(float *SQ_RESTRICT f, const float *SQ_RESTRICT a, const float *b, int64_t rank, int64_t n)
+static void add_lora(float *SQ_RESTRICT f, const float *SQ_RESTRICT a, const float *b, int64_t rank,
+                     int64_t n)
 {
     const float r = (float)rank;
     float sum[CHUNK];
@@ -188,7 +186,8 @@ static void copy_rest(struct sq_block *to, const struct sq_block *from)
     copy(to->router, from->router, to->cfg->experts * to->cfg->hidden);
 }
 
-void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p, const struct sq_ops *ops)
+void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p,
+                  const struct sq_ops *ops)
 {
     (void)ops;
     copy_rest(flat, w);
@@ -236,7 +235,8 @@ static double add4(v4 x)
 }
 
 /* acc += b * g; returns g . a, summed in float over CHUNK elements at most */
-static double dot_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT a, float b, const float *SQ_RESTRICT g, int64_t n)
+static double dot_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT a, float b, const float *SQ_RESTRICT g,
+                      int64_t n)
 {
     double sum = 0;
     int64_t j = 0;
@@ -260,8 +260,8 @@ static double dot_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT a, float 
 }
 
 /* acc += row * g * w; returns the sum of g * w * col */
-static double scale_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT col, float row, const float *SQ_RESTRICT g,
-                        const float *SQ_RESTRICT w, int64_t n)
+static double scale_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT col, float row,
+                        const float *SQ_RESTRICT g, const float *SQ_RESTRICT w, int64_t n)
 {
     double sum = 0;
     int64_t j = 0;
@@ -285,19 +285,20 @@ static double scale_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT col, fl
 /* One linear's gradients: of A, B, u, l; the sums of its columns and rows are left in the workspace. */
 struct job {
     struct linear l;
-    struct sides s;          /* both set, or both NULL */
+    struct sides s; /* both set, or both NULL */
     struct sq_param *pa, *pb, *pu, *pl;
-    float *g;                /* dW, becomes dW~ */
+    float *g; /* dW, becomes dW~ */
     const float *flat, *w;
-    float *partial;          /* [blocks][rank + 1][cols] */
+    float *partial; /* [blocks][rank + 1][cols] */
     double *dcols, *drows;
-    int64_t blocks, step;    /* step rows in a block */
+    int64_t blocks, step; /* step rows in a block */
 };
 
 static void grad_block(const struct job *b, int64_t block, const struct sq_rowq *q, const struct sq_ops *ops)
 {
     const struct linear *l = &b->l;
-    const int64_t n = l->cols, rank = l->rank, first = block * b->step, last = SQ_MIN(l->rows, first + b->step);
+    const int64_t n = l->cols, rank = l->rank, first = block * b->step,
+                  last = SQ_MIN(l->rows, first + b->step);
     const int64_t groups = sq_rowq_groups(q, n), at_g = first * groups;
     float *acc = b->partial ? b->partial + block * (rank + 1) * n : NULL;
     ops->rowquant_grad(b->g + first * n, b->pu ? b->pu->grad + at_g : NULL, b->pl ? b->pl->grad + at_g : NULL,
@@ -309,8 +310,8 @@ static void grad_block(const struct job *b, int64_t block, const struct sq_rowq 
     for (int64_t i = first; i < last; i++) {
         const float *g = b->g + i * n;
         for (int64_t t = 0; t < rank; t++)
-            b->pb->grad[i * rank + t] =
-                (float)(dot_add(acc + t * n, l->a + t * n, l->b[i * rank + t], g, n) / (double)rank);
+            b->pb->grad[i * rank + t] = (float)(dot_add(acc + t * n, l->a + t * n, l->b[i * rank + t], g, n) /
+                                                (double)rank);
         if (b->s.cols)
             b->drows[i] = scale_add(acc + rank * n, b->s.cols, b->s.rows[i], g, b->w + i * n, n);
     }
@@ -358,12 +359,16 @@ static struct sides both_sides(const struct sq_params *p, const struct sq_config
     return (struct sides){s.cols ? s.cols : cols, s.rows ? s.rows : rows};
 }
 
-/* From the sums of a linear's columns and rows to the alphas. d[] are their gradients so far, NULL where there is none. */
+/* From the sums of a linear's columns and rows to the alphas. d[] are their gradients so far, NULL where
+ * there is none. */
 static void to_alphas(double *const d[SQ_PLACES], const struct sq_config *c, int64_t k, const struct job *b)
 {
     const int64_t kind = kind_of(k), expert = k < SQ_GATE ? 0 : (k - SQ_GATE) / 3 * c->ffn;
     double *fc2 = d[SQ_AT_FC2] ? d[SQ_AT_FC2] + expert : NULL, *qk = c->qk_norm ? NULL : d[SQ_AT_QK];
-    double *cols = kind < SQ_O ? d[SQ_AT_QKV] : kind == SQ_O ? d[SQ_AT_OUT] : kind == SQ_DOWN ? fc2 : d[SQ_AT_FC1];
+    double *cols = kind < SQ_O       ? d[SQ_AT_QKV]
+                   : kind == SQ_O    ? d[SQ_AT_OUT]
+                   : kind == SQ_DOWN ? fc2
+                                     : d[SQ_AT_FC1];
     for (int64_t j = 0; cols && j < b->l.cols; j++)
         cols[kind == SQ_O ? kv_channel(c, j) : j] += b->dcols[j];
     for (int64_t i = 0; i < b->l.rows; i++) {
@@ -401,8 +406,8 @@ static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *
         d[SQ_AT_FC1][i % c->hidden] += (double)db->router[i] * (double)w->router[i];
 }
 
-void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w, const struct sq_block *flat,
-                  const struct sq_scheme *s, const struct sq_ops *ops)
+void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w,
+                  const struct sq_block *flat, const struct sq_scheme *s, const struct sq_ops *ops)
 {
     if (!p->nparam)
         return;
@@ -418,9 +423,18 @@ void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_bloc
         memset(d[k], 0, (size_t)p->alpha[k]->n * sizeof *d[k]);
     }
     for (int64_t k = 0; k < w->nlinear; k++) {
-        struct job b = {.l = linear_of(p, c, k), .s = both_sides(p, c, k), .pa = p->a[k], .pb = p->b[k],
-                        .pu = p->u[k], .pl = p->l[k], .g = db->w[k], .flat = flat->w[k], .w = w->w[k],
-                        .partial = p->partial, .dcols = p->sums, .drows = p->sums + p->cols_max};
+        struct job b = {.l = linear_of(p, c, k),
+                        .s = both_sides(p, c, k),
+                        .pa = p->a[k],
+                        .pb = p->b[k],
+                        .pu = p->u[k],
+                        .pl = p->l[k],
+                        .g = db->w[k],
+                        .flat = flat->w[k],
+                        .w = w->w[k],
+                        .partial = p->partial,
+                        .dcols = p->sums,
+                        .drows = p->sums + p->cols_max};
         grad_linear(&b, &q, ops);
         if (!b.s.cols)
             continue;

@@ -11,8 +11,9 @@
 
 enum { SMALL = 1 << 17 }; /* values that are not worth waking other threads */
 
-/* Scales are rounded to what files store before zero points and codes are computed (FORMATS), so that the artifact holds
- * what was measured. Because of SQ_SCALE_MIN, rows of zeros get a scale, zero point and codes like others: exactly 0. */
+/* Scales are rounded to what files store before zero points and codes are computed (FORMATS), so that the
+ * artifact holds what was measured. Because of SQ_SCALE_MIN, rows of zeros get a scale, zero point and codes
+ * like others: exactly 0. */
 static float stored_scale(float s, enum sq_dtype type)
 {
     return type == SQ_F16 ? fmaxf(sq_f16_to_f32(sq_f32_to_f16(s)), F16_SMALLEST) : s;
@@ -26,7 +27,8 @@ static void grid_of_group(float *scale, uint8_t *zero, const float *z, int64_t n
         max = SQ_MAX(max, z[j]);
         min = SQ_MIN(min, z[j]);
     }
-    const float hi = (u ? sq_rowquant_factor(*u) : 1.0f) * max, lo = (l ? sq_rowquant_factor(*l) : 1.0f) * min;
+    const float hi = (u ? sq_rowquant_factor(*u) : 1.0f) * max,
+                lo = (l ? sq_rowquant_factor(*l) : 1.0f) * min;
     sq_rowquant_grid_of(scale, &zp, hi, lo, p);
     *scale = stored_scale(*scale, type);
     if (p->sym) {
@@ -38,8 +40,8 @@ static void grid_of_group(float *scale, uint8_t *zero, const float *z, int64_t n
     *zero = (uint8_t)SQ_MIN(SQ_MAX(zp, 0.0f), (float)((1 << p->bits) - 1));
 }
 
-int sq_merge_grid(float *scale, uint8_t *zero, const float *z, const struct sq_rowq *p, const float *u, const float *l,
-                  enum sq_dtype type, int64_t rows, int64_t cols)
+int sq_merge_grid(float *scale, uint8_t *zero, const float *z, const struct sq_rowq *p, const float *u,
+                  const float *l, enum sq_dtype type, int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     for (int64_t i = 0; i < rows * cols; i++)
@@ -50,13 +52,14 @@ int sq_merge_grid(float *scale, uint8_t *zero, const float *z, const struct sq_r
     for (int64_t i = 0; i < rows * groups; i++) {
         const int64_t first = p->group ? i % groups * p->group : 0;
         grid_of_group(scale + i, zero + i, z + i / groups * cols + first,
-                      p->group ? SQ_MIN(p->group, cols - first) : cols, p, u ? u + i : NULL, l ? l + i : NULL, type);
+                      p->group ? SQ_MIN(p->group, cols - first) : cols, p, u ? u + i : NULL, l ? l + i : NULL,
+                      type);
     }
     return 0;
 }
 
-static int new_tensor(struct sq_tensor *t, const char *base, const char *part, enum sq_dtype dtype, int64_t rows,
-                      int64_t cols)
+static int new_tensor(struct sq_tensor *t, const char *base, const char *part, enum sq_dtype dtype,
+                      int64_t rows, int64_t cols)
 {
     char name[SQ_NAME_MAX];
     const int64_t dim[2] = {rows, cols};
@@ -130,7 +133,8 @@ static int add_codes(struct merge *m, const char *linear, int64_t k, int64_t row
     SQ_TRY(new_tensor(&scales, linear, ".scales", m->type, rows, groups));
     SQ_TRY(new_tensor(&zeros, linear, ".zeros", SQ_U8, rows, groups));
     SQ_TRY(sq_alloc(&scale, rows * groups));
-    rc = sq_merge_grid(scale, zeros.owned, m->b.w[k], &m->q, u ? u->x : NULL, l ? l->x : NULL, m->type, rows, cols);
+    rc = sq_merge_grid(scale, zeros.owned, m->b.w[k], &m->q, u ? u->x : NULL, l ? l->x : NULL, m->type, rows,
+                       cols);
     if (rc < 0)
         SQ_TRY(sq_fail_in(rc, "'%s', once everything is absorbed", linear));
     SQ_TRY(merge_codes(codes.owned, m->b.w[k], scale, zeros.owned, &m->q, rows, cols));
@@ -191,8 +195,6 @@ static int full_scheme(json_t **out, struct sq_scheme *s, const struct sq_layer 
     if (!l->scheme)
         return sq_fail(SQ_E_ARG, "the layer has no scheme: no stage before said how to round it");
     SQ_TRY(sq_scheme_from_json(s, l->scheme));
-    if (s->rate < 1)
-        sq_log(SQ_WARNING, "layer %" PRId64 " was learned at rate %g only; it is rounded as a whole", l->index, s->rate);
     s->rate = 1;
     *out = json_copy(l->scheme); /* with members of later versions */
     if (!*out || json_object_set_new(*out, "rate", json_real(1)) < 0)
@@ -232,7 +234,8 @@ out:
     return rc;
 }
 
-int sq_layer_merge(struct sq_layer *l, const struct sq_config *cfg, enum sq_dtype scale_type, const struct sq_ops *ops)
+int sq_layer_merge(struct sq_layer *l, const struct sq_config *cfg, enum sq_dtype scale_type,
+                   const struct sq_ops *ops)
 {
     struct merge m = {.from = l, .to = SQ_LAYER_INIT, .cfg = cfg, .type = scale_type};
     const int64_t index = l->index;
@@ -252,15 +255,16 @@ int sq_layer_merge(struct sq_layer *l, const struct sq_config *cfg, enum sq_dtyp
 
 /* ---- counts ------------------------------------------------------------------------------- */
 
-void merge_count(struct sq_merge_counts *c, const uint8_t *q, const float *scale, const uint8_t *zero, enum sq_dtype type,
-                 const struct sq_rowq *p, int64_t rows, int64_t cols)
+void merge_count(struct sq_merge_counts *c, const uint8_t *q, const float *scale, const uint8_t *zero,
+                 enum sq_dtype type, const struct sq_rowq *p, int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     const int top = (1 << p->bits) - 1;
     c->codes += rows * cols;
     c->groups += rows * groups;
     for (int64_t i = 0; i < rows * groups; i++) {
-        const int64_t first = p->group ? i % groups * p->group : 0, n = p->group ? SQ_MIN(p->group, cols - first) : cols;
+        const int64_t first = p->group ? i % groups * p->group : 0,
+                      n = p->group ? SQ_MIN(p->group, cols - first) : cols;
         int64_t zeros = 0;
         for (int64_t j = 0; j < n; j++) {
             const int code = q[i / groups * cols + first + j];
@@ -287,9 +291,11 @@ static int count_linear(struct sq_merge_counts *c, const struct sq_layer *l, con
         if (!t[i] || (i != 1 && t[i]->dtype != SQ_U8))
             return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " has no u8 tensor '%s'", l->index, name);
     }
-    const int64_t rows = sq_tensor_rows(t[0]), cols = sq_tensor_cols(t[0]), n = rows * sq_rowq_groups(q, cols);
+    const int64_t rows = sq_tensor_rows(t[0]), cols = sq_tensor_cols(t[0]),
+                  n = rows * sq_rowq_groups(q, cols);
     if (sq_tensor_count(t[1]) != n || sq_tensor_count(t[2]) != n)
-        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": '%s' has not one scale and zero per group", l->index, linear);
+        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": '%s' has not one scale and zero per group", l->index,
+                       linear);
     SQ_TRY(sq_alloc(&scale, n));
     SQ_TRY(sq_tensor_to_f32(scale, t[1]));
     merge_count(c, t[0]->data, scale, t[2]->data, t[1]->dtype, q, rows, cols);

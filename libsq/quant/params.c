@@ -9,14 +9,13 @@
 
 #define ALPHA_MIN 1e-2f
 
-const char *const params_place_name[SQ_PLACES] = {"alpha.qkv", "alpha.fc1", "alpha.out", "alpha.fc2", "alpha.qk"};
+const char *const params_place_name[SQ_PLACES] = {"alpha.qkv", "alpha.fc1", "alpha.out", "alpha.fc2",
+                                                  "alpha.qk"};
 
 int params_place_shape(int64_t dim[2], const struct sq_config *cfg, enum sq_place at)
 {
     switch (at) {
-    case SQ_AT_OUT:
-        dim[0] = cfg->kv_heads * cfg->head_dim;
-        return 1;
+    case SQ_AT_OUT: dim[0] = cfg->kv_heads * cfg->head_dim; return 1;
     case SQ_AT_FC2:
         dim[0] = cfg->experts ? cfg->experts : cfg->ffn;
         dim[1] = cfg->ffn;
@@ -25,15 +24,13 @@ int params_place_shape(int64_t dim[2], const struct sq_config *cfg, enum sq_plac
         dim[0] = cfg->qk_norm ? cfg->head_dim / 2 : cfg->kv_heads;
         dim[1] = cfg->head_dim / 2;
         return cfg->qk_norm ? 1 : 2;
-    default:
-        dim[0] = cfg->hidden;
-        return 1;
+    default: dim[0] = cfg->hidden; return 1;
     }
 }
 
 /* A parameter of the table: no array yet. */
-struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix, const char *name,
-                                int ndim, int64_t d0, int64_t d1)
+struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix,
+                                const char *name, int ndim, int64_t d0, int64_t d1)
 {
     struct sq_param *a = &p->param[p->nparam++];
     *a = (struct sq_param){.kind = kind, .ndim = ndim, .dim = {d0, ndim > 1 ? d1 : 1}};

@@ -5,10 +5,11 @@
 
 #include "private.h"
 
-/* Does the layer have it? 1 and declared, 0, or an error: wrong dtype or shape. rank_dim is the dimension that may have any
- * size as long as all agree, or -1. */
-static int declare_found(struct sq_param **out, struct sq_params *p, const struct sq_layer *l, enum sq_param_kind kind,
-                         const char *prefix, const char *name, int ndim, int64_t d0, int64_t d1, int rank_dim)
+/* Does the layer have it? 1 and declared, 0, or an error: wrong dtype or shape. rank_dim is the dimension
+ * that may have any size as long as all agree, or -1. */
+static int declare_found(struct sq_param **out, struct sq_params *p, const struct sq_layer *l,
+                         enum sq_param_kind kind, const char *prefix, const char *name, int ndim, int64_t d0,
+                         int64_t d1, int rank_dim)
 {
     struct sq_param *a = params_declare(p, kind, prefix, name, ndim, d0, d1);
     const struct sq_tensor *t = sq_layer_find(l, a->name);
@@ -23,9 +24,11 @@ static int declare_found(struct sq_param **out, struct sq_params *p, const struc
         a->dim[rank_dim] = p->rank;
         a->n = a->dim[0] * a->dim[1];
     }
-    if (t->dtype != SQ_F32 || t->ndim != ndim || a->n < 1 || t->dim[0] != a->dim[0] || (ndim > 1 && t->dim[1] != a->dim[1]))
-        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 ": tensor '%s' is not f32 of shape %" PRId64 " x %" PRId64,
-                       l->index, a->name, a->dim[0], a->dim[1]);
+    if (t->dtype != SQ_F32 || t->ndim != ndim || a->n < 1 || t->dim[0] != a->dim[0] ||
+        (ndim > 1 && t->dim[1] != a->dim[1]))
+        return sq_fail(SQ_E_FORMAT,
+                       "layer %" PRId64 ": tensor '%s' is not f32 of shape %" PRId64 " x %" PRId64, l->index,
+                       a->name, a->dim[0], a->dim[1]);
     *out = a;
     return 1;
 }
@@ -56,7 +59,8 @@ out:
     return rc;
 }
 
-int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struct sq_scheme *s, const struct sq_layer *l)
+int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struct sq_scheme *s,
+                   const struct sq_layer *l)
 {
     const struct sq_rowq q = sq_scheme_weights(s);
     int rc;
@@ -64,7 +68,8 @@ int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struc
     for (int at = 0; at < SQ_PLACES; at++) {
         int64_t dim[2] = {1, 1};
         const int ndim = params_place_shape(dim, cfg, (enum sq_place)at);
-        SQ_TRY(declare_found(&p->alpha[at], p, l, SQ_P_ALPHA, "", params_place_name[at], ndim, dim[0], dim[1], -1));
+        SQ_TRY(declare_found(&p->alpha[at], p, l, SQ_P_ALPHA, "", params_place_name[at], ndim, dim[0], dim[1],
+                             -1));
     }
     for (int64_t i = 0; i < p->nlinear; i++)
         SQ_TRY(declare_linear(p, cfg, &q, l, i));

@@ -13,8 +13,8 @@ int params_place_shape(int64_t dim[2], const struct sq_config *cfg, enum sq_plac
 /* Empty tables with room for every parameter. */
 int params_tables(struct sq_params *p, const struct sq_config *cfg);
 /* Add a parameter without array. */
-struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix, const char *name,
-                                int ndim, int64_t d0, int64_t d1);
+struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix,
+                                const char *name, int ndim, int64_t d0, int64_t d1);
 /* The arrays of everything declared. */
 int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 
@@ -25,7 +25,7 @@ int64_t fold_sums_size(const struct sq_params *p);    /* doubles */
 void merge_pack_scales(void *out, const float *scale, int64_t n, enum sq_dtype type);
 int merge_codes(uint8_t *q, const float *z, const float *scale, const uint8_t *zero, const struct sq_rowq *p,
                 int64_t rows, int64_t cols) SQ_MUSTUSE;
-void merge_count(struct sq_merge_counts *c, const uint8_t *q, const float *scale, const uint8_t *zero, enum sq_dtype type,
-                 const struct sq_rowq *p, int64_t rows, int64_t cols);
+void merge_count(struct sq_merge_counts *c, const uint8_t *q, const float *scale, const uint8_t *zero,
+                 enum sq_dtype type, const struct sq_rowq *p, int64_t rows, int64_t cols);
 
 #endif

@@ -94,8 +94,8 @@ const char *sq_scheme_name(char buf[SQ_SCHEME_NAME], const struct sq_scheme *s)
 
 int sq_scheme_to_json(json_t **out, const struct sq_scheme *s)
 {
-    *out = json_pack("{s:i, s:i, s:I, s:b, s:f}", "wbits", s->wbits, "abits", s->abits, "group", (json_int_t)s->group,
-                     "symmetric", (int)s->sym, "rate", s->rate);
+    *out = json_pack("{s:i, s:i, s:I, s:b, s:f}", "wbits", s->wbits, "abits", s->abits, "group",
+                     (json_int_t)s->group, "symmetric", (int)s->sym, "rate", s->rate);
     return *out ? 0 : sq_fail(SQ_E_NOMEM, "no memory for a scheme");
 }
 
@@ -116,15 +116,16 @@ int sq_scheme_from_json(struct sq_scheme *s, const json_t *obj)
     s->group = group;
     char name[SQ_SCHEME_NAME];
     if (check(s, sq_scheme_name(name, s)) < 0)
-        rc = sq_fail(SQ_E_FORMAT, "scheme record: W%d A%d group %d symmetric %d rate %g is not possible", s->wbits,
-                     s->abits, (int)s->group, s->sym, s->rate);
+        rc = sq_fail(SQ_E_FORMAT, "scheme record: W%d A%d group %d symmetric %d rate %g is not possible",
+                     s->wbits, s->abits, (int)s->group, s->sym, s->rate);
 out:
     return rc;
 }
 
 struct sq_rowq sq_scheme_weights(const struct sq_scheme *s)
 {
-    return (struct sq_rowq){.bits = s->wbits, .sym = s->sym, .zero = true, .group = s->group, .rate = s->rate};
+    return (struct sq_rowq){
+        .bits = s->wbits, .sym = s->sym, .zero = true, .group = s->group, .rate = s->rate};
 }
 
 struct sq_rowq sq_scheme_acts(const struct sq_scheme *s)

@@ -2,12 +2,18 @@
 
 #include <math.h>
 
-/* Where clipping starts. The error of a row as a function of its two factors has many dips (the zero point is an
- * integer; a few channels may carry most of the weight): so all pairs of twentieths, and from the best few of these a
- * descent that halves its step down to the lattice of 1/160. Ties keep the larger factors: a side that has no effect
- * stays unclipped. */
+/* Where clipping starts. The error of a row as a function of its two factors has many dips (the zero point is
+ * an integer; a few channels may carry most of the weight): so all pairs of twentieths, and from the best few
+ * of these a descent that halves its step down to the lattice of 1/160. Ties keep the larger factors: a side
+ * that has no effect stays unclipped. */
 
-enum { LATTICE = 160, COARSE = 8, COARSE_SYM = 2, STARTS = 3, TRIES = (LATTICE / COARSE) * (LATTICE / COARSE) };
+enum {
+    LATTICE = 160,
+    COARSE = 8,
+    COARSE_SYM = 2,
+    STARTS = 3,
+    TRIES = (LATTICE / COARSE) * (LATTICE / COARSE)
+};
 
 #define U_MAX 8.0
 
@@ -34,7 +40,8 @@ struct group {
 };
 
 /* A pair of factors, as places on the lattice, and its error. */
-struct try {
+struct
+try {
     double err;
     int hi, lo;
 };
@@ -44,13 +51,15 @@ static void measure(struct try *t, const struct group *g, int64_t tries)
     float scale[TRIES] = {0}, zero[TRIES] = {0};
     double err[TRIES];
     for (int64_t i = 0; i < tries; i++)
-        sq_rowquant_grid_of(scale + i, zero + i, g->t->factor[t[i].hi] * g->max, g->t->factor[t[i].lo] * g->min, g->p);
+        sq_rowquant_grid_of(scale + i, zero + i, g->t->factor[t[i].hi] * g->max,
+                            g->t->factor[t[i].lo] * g->min, g->p);
     g->ops->rowquant_error(err, g->z, g->weight, g->p, scale, zero, tries, g->n);
     for (int64_t i = 0; i < tries; i++)
         t[i].err = err[i];
 }
 
-/* Move best to the best of its neighbours, larger factors first; a symmetric grid moves both factors together. */
+/* Move best to the best of its neighbours, larger factors first; a symmetric grid moves both factors
+ * together. */
 static bool step_down(struct try *best, const struct group *g, int step)
 {
     struct try t[8];
@@ -112,12 +121,16 @@ static struct try search_group(struct group *g)
 }
 
 /* Mean squares of a linear's input as float weights of largest value 1; NULL when there are none. */
-static const float *weights_of(float *out, const struct sq_input_stats *stats, const struct sq_config *c, int64_t k,
-                               int64_t cols)
+static const float *weights_of(float *out, const struct sq_input_stats *stats, const struct sq_config *c,
+                               int64_t k, int64_t cols)
 {
     const int64_t expert = k < SQ_GATE ? 0 : (k - SQ_GATE) / 3;
     const bool down = k >= SQ_GATE && (k - SQ_GATE) % 3 == 2;
-    const double *x = !stats ? NULL : k < SQ_O ? stats->qkv : k == SQ_O ? stats->out : down ? stats->fc2 : stats->fc1;
+    const double *x = !stats      ? NULL
+                      : k < SQ_O  ? stats->qkv
+                      : k == SQ_O ? stats->out
+                      : down      ? stats->fc2
+                                  : stats->fc1;
     double top = 0;
     if (x && down)
         x += expert * c->ffn;
@@ -128,8 +141,8 @@ static const float *weights_of(float *out, const struct sq_input_stats *stats, c
     return top > 0 ? out : NULL; /* an expert without tokens: all channels count alike */
 }
 
-int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w, const struct sq_scheme *s,
-                     const struct sq_input_stats *stats)
+int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
+                     const struct sq_scheme *s, const struct sq_input_stats *stats)
 {
     const struct sq_rowq q = sq_scheme_weights(s);
     struct lattice t;
@@ -149,7 +162,10 @@ int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct
 #pragma omp parallel for schedule(dynamic, 4)
         for (int64_t i = 0; i < rows * groups; i++) {
             const int64_t first = q.group ? i % groups * q.group : 0;
-            struct group g = {.t = &t, .p = &q, .ops = ops, .z = w->w[k] + i / groups * cols + first,
+            struct group g = {.t = &t,
+                              .p = &q,
+                              .ops = ops,
+                              .z = w->w[k] + i / groups * cols + first,
                               .weight = weight ? weight + first : NULL,
                               .n = q.group ? SQ_MIN(q.group, cols - first) : cols};
             const struct try best = search_group(&g);

@@ -6,7 +6,10 @@
 
 #include "private.h"
 
-enum { SLICE = 1 << 20, COLS_MAX = 1 << 20 }; /* values in memory at a time; sq_config allows no longer rows */
+enum {
+    SLICE = 1 << 20,
+    COLS_MAX = 1 << 20
+}; /* values in memory at a time; sq_config allows no longer rows */
 
 /* ---- rounding ----------------------------------------------------------------------------- */
 
@@ -43,8 +46,8 @@ static int open_table(struct rounder *r, const struct sq_record *rec)
     if (r->shape.ndim != 2 || r->shape.dim[0] < 1 || r->shape.dim[1] < 1 || r->shape.dim[1] > COLS_MAX)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "tensor '%s' is no table of rows", r->shape.name));
     if (r->q.group && r->shape.dim[1] % r->q.group)
-        SQ_TRY(sq_fail(SQ_E_UNSUP, "tensor '%s' has rows of %" PRId64 ", not a multiple of group %" PRId64, r->shape.name,
-                       r->shape.dim[1], r->q.group));
+        SQ_TRY(sq_fail(SQ_E_UNSUP, "tensor '%s' has rows of %" PRId64 ", not a multiple of group %" PRId64,
+                       r->shape.name, r->shape.dim[1], r->q.group));
     r->role = json_string_value(json_object_get(rec->head, "role"));
     r->rows = r->shape.dim[0];
     r->cols = r->shape.dim[1];
@@ -122,12 +125,12 @@ out:
     return rc;
 }
 
-int sq_table_round(struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec, const struct sq_scheme *s,
-                   enum sq_dtype scale_type, struct sq_merge_counts *c)
+int sq_table_round(struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec,
+                   const struct sq_scheme *s, enum sq_dtype scale_type, struct sq_merge_counts *c)
 {
     SQ_ASSERT(s->wbits < 16);
-    struct rounder r = {.out = out, .in = in, .shape = SQ_TENSOR_INIT, .s = s, .q = sq_scheme_weights(s),
-                        .type = scale_type};
+    struct rounder r = {
+        .out = out, .in = in, .shape = SQ_TENSOR_INIT, .s = s, .q = sq_scheme_weights(s), .type = scale_type};
     int rc;
     SQ_TRY(open_table(&r, rec));
     const int64_t n = r.rows * r.groups;
@@ -193,7 +196,8 @@ int sq_table_ready(struct sq_table *t, const char *name)
     if (t->codes.dtype != SQ_U8 || t->zeros.dtype != SQ_U8 || t->scales.dim[0] != t->codes.dim[0] ||
         t->zeros.dim[0] != t->codes.dim[0] || t->zeros.dim[1] != groups || groups > cols)
         return sq_fail(SQ_E_FORMAT, "'%s': codes, scales and zeros do not fit together", name);
-    /* The scales alone do not tell the size of a short last group; rounders of tables use groups that divide. */
+    /* The scales alone do not tell the size of a short last group; rounders of tables use groups that divide.
+     */
     if (cols % groups)
         return sq_fail(SQ_E_UNSUP, "'%s': %" PRId64 " groups in rows of %" PRId64, name, groups, cols);
     t->group = groups == 1 ? 0 : cols / groups;
@@ -224,7 +228,8 @@ int sq_table_read(float *out, const struct sq_table *t, int64_t first, int64_t n
     float *scale = NULL;
     int rc;
     if (first < 0 || n < 0 || first > sq_table_rows(t) - n)
-        return sq_fail(SQ_E_ARG, "rows %" PRId64 " to %" PRId64 " of %" PRId64, first, first + n, sq_table_rows(t));
+        return sq_fail(SQ_E_ARG, "rows %" PRId64 " to %" PRId64 " of %" PRId64, first, first + n,
+                       sq_table_rows(t));
     if (t->weight.data) {
         const struct sq_tensor view = rows_of(&t->weight, first, n);
         return sq_tensor_to_f32(out, &view);

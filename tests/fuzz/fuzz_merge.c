@@ -1,6 +1,6 @@
-/* A learned layer, valid at first, spoiled as the input's bytes say (a stream's digests would stop most mutations of its
- * bytes): other types and shapes, missing tensors, strange values, strange schemes. It must merge or be refused; what was
- * merged must load. */
+/* A learned layer, valid at first, spoiled as the input's bytes say (a stream's digests would stop most
+ * mutations of its bytes): other types and shapes, missing tensors, strange values, strange schemes. It must
+ * merge or be refused; what was merged must load. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -8,9 +8,18 @@
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n);
 
-static const struct sq_config cfg = {.arch = "Qwen2ForCausalLM", .model_type = "qwen2", .hidden = 8, .heads = 2,
-                                     .kv_heads = 1, .head_dim = 4, .ffn = 12, .layers = 3, .vocab = 16, .eps = 1e-6,
-                                     .rope_theta = 1e4, .qkv_bias = true};
+static const struct sq_config cfg = {.arch = "Qwen2ForCausalLM",
+                                     .model_type = "qwen2",
+                                     .hidden = 8,
+                                     .heads = 2,
+                                     .kv_heads = 1,
+                                     .head_dim = 4,
+                                     .ffn = 12,
+                                     .layers = 3,
+                                     .vocab = 16,
+                                     .eps = 1e-6,
+                                     .rope_theta = 1e4,
+                                     .qkv_bias = true};
 
 static int add(struct sq_layer *l, const char *linear, const char *part, int ndim, int64_t rows, int64_t cols)
 {
@@ -26,7 +35,8 @@ static int add(struct sq_layer *l, const char *linear, const char *part, int ndi
 
 static int build(struct sq_layer *l, const struct sq_scheme *s)
 {
-    static const struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = true, .rank = 2, .clip_start = 2};
+    static const struct sq_params_spec spec = {
+        .lora = true, .clip = true, .scaling = true, .rank = 2, .clip_start = 2};
     struct sq_params p = {.nparam = 0};
     char name[SQ_LINEAR_NAME];
     int rc;
@@ -61,7 +71,8 @@ static int reshape(struct sq_tensor *t, uint8_t a, uint8_t b)
 
 static void spoil(struct sq_layer *l, const uint8_t d[4])
 {
-    static const uint32_t odd[] = {0x7fc00000, 0x7f800000, 0xff800000, 0x7f7fffff, 0x00000001, 0x80000000, 0x5f000000, 0};
+    static const uint32_t odd[] = {0x7fc00000, 0x7f800000, 0xff800000, 0x7f7fffff,
+                                   0x00000001, 0x80000000, 0x5f000000, 0};
     static const char *const key[] = {"wbits", "abits", "group", "symmetric", "rate"};
     struct sq_tensor *t = l->ntensor ? &l->tensor[d[1] % l->ntensor] : NULL;
     switch (d[0] % 6) {
@@ -79,20 +90,23 @@ static void spoil(struct sq_layer *l, const uint8_t d[4])
                 memcpy((float *)t->owned + i, &odd[d[2] % SQ_COUNT(odd)], 4);
         break;
     case 3:
-        json_object_set_new(l->scheme, key[d[1] % 5], d[3] & 1 ? json_integer(d[2] % 20 - 1) : json_real(d[2] / 64.0));
+        json_object_set_new(l->scheme, key[d[1] % 5],
+                            d[3] & 1 ? json_integer(d[2] % 20 - 1) : json_real(d[2] / 64.0));
         break;
     case 4:
         json_object_set_new(l->scheme, key[d[1] % 5], d[2] & 1 ? json_boolean(d[3] & 1) : json_string("x"));
         break;
-    default:
-        l->state = (enum sq_state)(d[1] % 4);
+    default: l->state = (enum sq_state)(d[1] % 4);
     }
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
 {
-    const struct sq_scheme s = {.wbits = n ? data[0] % 8 + 1 : 2, .abits = 16, .group = n && data[0] & 128 ? 5 : 0,
-                                .sym = n && data[0] & 64 && data[0] % 8, .rate = 1};
+    const struct sq_scheme s = {.wbits = n ? data[0] % 8 + 1 : 2,
+                                .abits = 16,
+                                .group = n && data[0] & 128 ? 5 : 0,
+                                .sym = n && data[0] & 64 && data[0] % 8,
+                                .rate = 1};
     struct sq_layer l = SQ_LAYER_INIT;
     struct sq_block b = {.all = NULL};
     struct sq_merge_counts c = {0};

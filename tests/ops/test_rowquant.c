@@ -12,8 +12,8 @@
 #include "sq/rng.h"
 #include "sq/rowquant.h"
 
-/* Tolerances are those of tests/oracle/README.md: codes and zero points equal; y, dz, s 3e-5 of the row's largest;
- * du, dl 3e-5 of the sum of the magnitudes of their terms (8 bits: 3e-4). */
+/* Tolerances are those of tests/oracle/README.md: codes and zero points equal; y, dz, s 3e-5 of the row's
+ * largest; du, dl 3e-5 of the sum of the magnitudes of their terms (8 bits: 3e-4). */
 
 static double worst_row(const float *x, const double *ref, int64_t rows, int64_t cols)
 {
@@ -72,7 +72,8 @@ static void check_rate(const struct instance *c, const char *rate)
     const int64_t n = c->rows * c->cols, ng = c->rows * c->groups;
     char prefix[128];
     snprintf(prefix, sizeof prefix, "%s%s.", c->prefix, rate);
-    float *y = malloc((size_t)n * 4), *dz = malloc((size_t)n * 4), *du = malloc((size_t)ng * 4), *dl = malloc((size_t)ng * 4);
+    float *y = malloc((size_t)n * 4), *dz = malloc((size_t)n * 4), *du = malloc((size_t)ng * 4),
+          *dl = malloc((size_t)ng * 4);
     double *yr = get(c->g, prefix, "y"), *dzr = get(c->g, prefix, "dz");
     sq_rowquant_ref(y, c->z, &c->p, c->u, c->l, c->rows, c->cols);
     sq_rowquant_grad_ref(dz, du, dl, c->dy, c->z, &c->p, c->u, c->l, c->rows, c->cols);
@@ -84,7 +85,8 @@ static void check_rate(const struct instance *c, const char *rate)
         for (int64_t i = 0; i < ng; i++) {
             const double e = fabs((double)(k ? dl : du)[i] - d[i]);
             if (!(e <= (c->p.bits == 8 ? 3e-4 : 3e-5) * size[i]))
-                fail_msg("%s%s[%d]: %g is not %g", prefix, k ? "dl" : "du", (int)i, (double)(k ? dl : du)[i], d[i]);
+                fail_msg("%s%s[%d]: %g is not %g", prefix, k ? "dl" : "du", (int)i, (double)(k ? dl : du)[i],
+                         d[i]);
         }
         free(d), free(size);
     }
@@ -110,7 +112,10 @@ static void check_instance(struct instance *c, const char *which, const char *co
     c->groups = sq_rowq_groups(&c->p, c->cols);
     c->p.rate = 1;
     check_codes(c);
-    static const struct { const char *name; double rate; } rates[] = {{"rho030", .3}, {"rho050", .5}, {"rho100", 1}};
+    static const struct {
+        const char *name;
+        double rate;
+    } rates[] = {{"rho030", .3}, {"rho050", .5}, {"rho100", 1}};
     int seen = 0;
     for (size_t r = 0; r < 3; r++) {
         snprintf(name, sizeof name, "%s%s.y", c->prefix, rates[r].name);
@@ -146,15 +151,21 @@ static void test_goldens(void **state)
 static void test_odd_goldens(void **state)
 {
     (void)state;
-    static const struct { const char *name, *which; int64_t cols; } odd[] = {
-        {"quant_odd_k1", "row", 1}, {"quant_odd_k5", "row", 5}, {"quant_odd_k33", "row", 33},
-        {"quant_odd_k67", "row", 67}, {"quant_odd_k70_g32", "g32", 70}};
+    static const struct {
+        const char *name, *which;
+        int64_t cols;
+    } odd[] = {{"quant_odd_k1", "row", 1},
+               {"quant_odd_k5", "row", 5},
+               {"quant_odd_k33", "row", 33},
+               {"quant_odd_k67", "row", 67},
+               {"quant_odd_k70_g32", "g32", 70}};
     for (size_t i = 0; i < sizeof odd / sizeof *odd; i++) {
         struct golden g;
         golden_open(&g, odd[i].name);
         for (int k = 0; k < 8; k++) {
             static const int bits[] = {2, 3, 4, 8};
-            struct instance c = {.g = &g, .p = {.bits = bits[k / 2], .sym = k % 2}, .rows = 6, .cols = odd[i].cols};
+            struct instance c = {
+                .g = &g, .p = {.bits = bits[k / 2], .sym = k % 2}, .rows = 6, .cols = odd[i].cols};
             char prefix[32];
             snprintf(prefix, sizeof prefix, "b%d_%s.", c.p.bits, c.p.sym ? "sym" : "asym");
             c.z = getf(&g, "", "z"), c.dy = getf(&g, "", "dy");
@@ -216,8 +227,9 @@ static void test_dequant(void **state)
         }
 }
 
-/* With the zero flag on, a one-sided row has a constant side: the derivative against central differences of the
- * straight-through surrogate sum(dy * (codes fixed) * s(z)), which is what dz minus the direct part must be. */
+/* With the zero flag on, a one-sided row has a constant side: the derivative against central differences of
+ * the straight-through surrogate sum(dy * (codes fixed) * s(z)), which is what dz minus the direct part must
+ * be. */
 static void test_zero_gradient(void **state)
 {
     (void)state;
@@ -305,11 +317,12 @@ static float *sentinel(int64_t n)
     return x;
 }
 
-static void check_pair(float *const pair[2], int64_t n, const char *what, const struct sq_rowq *p, int64_t cols)
+static void check_pair(float *const pair[2], int64_t n, const char *what, const struct sq_rowq *p,
+                       int64_t cols)
 {
     if (memcmp(pair[0], pair[1], (size_t)(n + 2 * PAD) * 4))
-        fail_msg("%s differs: bits %d sym %d zero %d group %d rate %g cols %d", what, p->bits, p->sym, p->zero,
-                 (int)p->group, p->rate, (int)cols);
+        fail_msg("%s differs: bits %d sym %d zero %d group %d rate %g cols %d", what, p->bits, p->sym,
+                 p->zero, (int)p->group, p->rate, (int)cols);
     for (int64_t i = 0; i < PAD; i++)
         assert_true(pair[1][i] == 12345 && pair[1][n + PAD + i] == 12345);
 }
@@ -348,7 +361,8 @@ static void compare(int64_t rows, int64_t cols, const struct sq_rowq *p, bool cl
         b.y[k] = sentinel(b.n), b.dz[k] = sentinel(b.n), b.du[k] = sentinel(b.ng), b.dl[k] = sentinel(b.ng);
         (k ? sq_rowquant_cpu : sq_rowquant_ref)(b.y[k] + PAD, b.z, p, u, l, rows, cols);
         (k ? sq_rowquant_grad_cpu : sq_rowquant_grad_ref)(b.dz[k] + PAD, clipped ? b.du[k] + PAD : NULL,
-                                                          clipped ? b.dl[k] + PAD : NULL, b.dy, b.z, p, u, l, rows, cols);
+                                                          clipped ? b.dl[k] + PAD : NULL, b.dy, b.z, p, u, l,
+                                                          rows, cols);
     }
     check_pair(b.y, b.n, "y", p, cols);
     check_pair(b.dz, b.n, "dz", p, cols);
@@ -369,16 +383,21 @@ static void compare(int64_t rows, int64_t cols, const struct sq_rowq *p, bool cl
 static void test_cpu_equals_ref(void **state)
 {
     (void)state;
-    static const struct { int64_t rows, cols; } sizes[] = {{0, 5}, {1, 1}, {8, 2}, {16, 7}, {8, 8}, {24, 9}, {16, 15},
-                                                           {16, 24}, {9, 33}, {16, 64}, {8, 100}, {40, 577}, {9, 1536}};
+    static const struct {
+        int64_t rows, cols;
+    } sizes[] = {{0, 5},   {1, 1},  {8, 2},   {16, 7},  {8, 8},    {24, 9},  {16, 15},
+                 {16, 24}, {9, 33}, {16, 64}, {8, 100}, {40, 577}, {9, 1536}};
     static const double rates[] = {1, 0.5, 0.3};
     static const int bits[] = {1, 2, 3, 4, 8, 16};
     for (int64_t s = 0; s < SQ_COUNT(sizes); s++)
         for (int64_t b = 0; b < SQ_COUNT(bits); b++)
             for (int k = 0; k < 8; k++)
                 for (int64_t r = 0; r < SQ_COUNT(rates); r++) {
-                    const struct sq_rowq p = {.bits = bits[b], .sym = (k & 1) && bits[b] > 1, .zero = k & 2,
-                                              .group = k & 4 ? 32 : 0, .rate = rates[r]};
+                    const struct sq_rowq p = {.bits = bits[b],
+                                              .sym = (k & 1) && bits[b] > 1,
+                                              .zero = k & 2,
+                                              .group = k & 4 ? 32 : 0,
+                                              .rate = rates[r]};
                     compare(sizes[s].rows, sizes[s].cols, &p, r != 0 || k & 1);
                 }
     const struct sq_rowq odd = {.bits = 4, .zero = true, .group = 5, .rate = 0.5};
@@ -413,10 +432,10 @@ static void test_error(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_goldens),   cmocka_unit_test(test_odd_goldens),
-        cmocka_unit_test(test_zero_flag), cmocka_unit_test(test_dequant),
+        cmocka_unit_test(test_goldens),       cmocka_unit_test(test_odd_goldens),
+        cmocka_unit_test(test_zero_flag),     cmocka_unit_test(test_dequant),
         cmocka_unit_test(test_zero_gradient), cmocka_unit_test(test_identity_and_empty),
-        cmocka_unit_test(test_rtn_codes), cmocka_unit_test(test_cpu_equals_ref),
+        cmocka_unit_test(test_rtn_codes),     cmocka_unit_test(test_cpu_equals_ref),
         cmocka_unit_test(test_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -15,8 +15,16 @@ enum { B = 2, T = 24 };
 
 static struct sq_config config(const char *name)
 {
-    struct sq_config c = {.hidden = 64, .heads = 4, .kv_heads = 2, .head_dim = 16, .ffn = 96, .layers = 1, .vocab = 8,
-                          .max_positions = 64, .eps = 1e-6, .rope_theta = 1e4};
+    struct sq_config c = {.hidden = 64,
+                          .heads = 4,
+                          .kv_heads = 2,
+                          .head_dim = 16,
+                          .ffn = 96,
+                          .layers = 1,
+                          .vocab = 8,
+                          .max_positions = 64,
+                          .eps = 1e-6,
+                          .rope_theta = 1e4};
     strcpy(c.model_type, "llama");
     c.qkv_bias = !strcmp(name, "qwen2");
     if (!strncmp(name, "qwen3", 5))
@@ -26,8 +34,8 @@ static struct sq_config config(const char *name)
     return c;
 }
 
-static void read_into(float *out, const struct golden *g, const char *prefix, const char *name, const char *part,
-                      int64_t want)
+static void read_into(float *out, const struct golden *g, const char *prefix, const char *name,
+                      const char *part, int64_t want)
 {
     char key[256];
     int64_t n;
@@ -38,7 +46,8 @@ static void read_into(float *out, const struct golden *g, const char *prefix, co
     free(x);
 }
 
-static void block_open(struct sq_block *b, const struct sq_config *cfg, const struct golden *g, const char *prefix)
+static void block_open(struct sq_block *b, const struct sq_config *cfg, const struct golden *g,
+                       const char *prefix)
 {
     char name[SQ_LINEAR_NAME];
     assert_int_equal(sq_block_new(b, cfg), 0);
@@ -63,8 +72,8 @@ static void params_open(struct sq_params *p, const struct sq_config *cfg, const 
 {
     char key[256];
     snprintf(key, sizeof key, "%salpha.qkv", prefix);
-    const struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = golden_has(g, key), .rank = 4,
-                                        .clip_start = 4, .seed = 1};
+    const struct sq_params_spec spec = {
+        .lora = true, .clip = true, .scaling = golden_has(g, key), .rank = 4, .clip_start = 4, .seed = 1};
     assert_int_equal(sq_params_new(p, cfg, s, &spec, 0), 0);
     for (int64_t i = 0; i < p->nparam; i++)
         read_into(p->param[i].x, g, prefix, p->param[i].name, "", p->param[i].n);
@@ -122,8 +131,9 @@ static const struct sq_ops *backend(int which)
 }
 
 static const char *const models[] = {"llama", "qwen2", "qwen3", "qwen3-moe"};
-static const struct { const char *name, *scheme; } schemes[] = {
-    {"w2a16", "W2A16"}, {"w4a4", "W4A4"}, {"w4a16g32", "W4A16g32"}};
+static const struct {
+    const char *name, *scheme;
+} schemes[] = {{"w2a16", "W2A16"}, {"w4a4", "W4A4"}, {"w4a16g32", "W4A16g32"}};
 
 static void test_layer_codes(void **state)
 {
@@ -184,7 +194,8 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
     assert_int_equal(sq_block_new(&db, &cfg), 0);
     assert_int_equal(sq_trace_new(&t, &cfg, B, T), 0);
     float *x = golden_f32(&gw, "x", NULL), *target = golden_f32(&gw, "target", NULL);
-    float *y = calloc((size_t)n, 4), *dy = calloc((size_t)n, 4), *cos = calloc(T * 32, 4), *sin = calloc(T * 32, 4);
+    float *y = calloc((size_t)n, 4), *dy = calloc((size_t)n, 4), *cos = calloc(T * 32, 4),
+          *sin = calloc(T * 32, 4);
     sq_rope_table(cos, sin, &cfg, T);
     const struct sq_run r = {.ops = ops, .cos = cos, .sin = sin, .tokens = T, .act = sq_scheme_acts(&s)};
     sq_fold_flat(&flat, &w, &p, ops);
@@ -197,8 +208,8 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
         assert_int_equal(sq_params_train(&p), 0);
     sq_fold_grad(&p, &db, &w, &flat, &s, ops);
     double top[SQ_P_KINDS] = {0}, least = 0;
-    /* With q/k norm and float activations the gradient of alpha.qk is the difference of equal terms: zero but for
-     * rounding, so it is measured against these terms. */
+    /* With q/k norm and float activations the gradient of alpha.qk is the difference of equal terms: zero but
+     * for rounding, so it is measured against these terms. */
     for (int64_t i = 0; cfg.qk_norm && i < cfg.head_dim; i++)
         least = fmax(least, fabs((double)db.gain[SQ_KNORM][i] * (double)w.gain[SQ_KNORM][i]));
     for (int64_t i = 0; i < p.nparam; i++) {
@@ -207,13 +218,13 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
         double *want = golden_f64(&g, name, NULL);
         const double e = worst(a->grad, want, a->n, a == p.alpha[SQ_AT_QK] ? least : 0);
         if (!(e <= limit_of(a)))
-            fail_msg("%s %s %s: d%s is off by %g", model, s.rate < 1 ? "rho 0.5" : "rho 1", schemes[which_scheme].name,
-                     a->name, e);
+            fail_msg("%s %s %s: d%s is off by %g", model, s.rate < 1 ? "rho 0.5" : "rho 1",
+                     schemes[which_scheme].name, a->name, e);
         top[a->kind] = fmax(top[a->kind], e);
         free(want);
     }
-    print_message("%s %s rho %.1f %s: dalpha %.1e dA,dB %.1e du,dl %.1e\n", model, schemes[which_scheme].name, rate,
-                  ops->name, top[0], top[1], top[2]);
+    print_message("%s %s rho %.1f %s: dalpha %.1e dA,dB %.1e du,dl %.1e\n", model, schemes[which_scheme].name,
+                  rate, ops->name, top[0], top[1], top[2]);
     free(x), free(target), free(y), free(dy), free(cos), free(sin);
     sq_trace_free(&t);
     sq_block_release(&db), sq_block_release(&rounded), sq_block_release(&flat), sq_block_release(&w);
@@ -234,8 +245,9 @@ static void test_layer_gradients(void **state)
 static void test_window_merge(void **state)
 {
     (void)state;
-    static const struct { const char *file, *scheme; } windows[] = {
-        {"window_w2a16", "W2A16"}, {"window_w4a4", "W4A4"}, {"window_w2a16_stages", "W2A16"}};
+    static const struct {
+        const char *file, *scheme;
+    } windows[] = {{"window_w2a16", "W2A16"}, {"window_w4a4", "W4A4"}, {"window_w2a16_stages", "W2A16"}};
     struct golden gw;
     const struct sq_config cfg = config("llama");
     golden_open(&gw, "window");
@@ -324,7 +336,8 @@ static void test_threads(void **state)
     (void)state;
     const struct sq_config cfg = wide();
     const struct sq_scheme s = {.wbits = 3, .abits = 16, .group = 32, .rate = 0.5};
-    const struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = true, .rank = 5, .clip_start = 2};
+    const struct sq_params_spec spec = {
+        .lora = true, .clip = true, .scaling = true, .rank = 5, .clip_start = 2};
     const int before = omp_get_max_threads();
     for (int which = 0; which < 2; which++) {
         float *first = NULL;
@@ -361,8 +374,9 @@ static void test_threads(void **state)
     omp_set_num_threads(before);
 }
 
-/* Gradients of a linear function of the flat layer (weights stay float: bits 16) against central differences in every
- * parameter, for all forms of a layer; with one place at a time as well, which takes the other branches. */
+/* Gradients of a linear function of the flat layer (weights stay float: bits 16) against central differences
+ * in every parameter, for all forms of a layer; with one place at a time as well, which takes the other
+ * branches. */
 static double objective(const struct sq_block *flat, const struct sq_block *c)
 {
     double sum = 0;
@@ -401,7 +415,8 @@ static void check_differences(const struct sq_config *cfg, int only)
         if (only >= 0 && a != p.alpha[only])
             continue;
         for (int64_t j = 0; j < a->n; j += SQ_MAX(1, a->n / 7)) {
-            const float keep = a->x[j], step = 1.0f / 256; /* the function is smooth, sums hold ~1e5 float terms */
+            const float keep = a->x[j],
+                        step = 1.0f / 256; /* the function is smooth, sums hold ~1e5 float terms */
             a->x[j] = keep + step;
             sq_fold_flat(&flat, &w, &p, backend(0));
             const double up = objective(&flat, &c);
@@ -409,12 +424,14 @@ static void check_differences(const struct sq_config *cfg, int only)
             sq_fold_flat(&flat, &w, &p, backend(0));
             const double d = (up - objective(&flat, &c)) / (2 * (double)step);
             a->x[j] = keep;
-            /* rounding of the changed products: 2^-24 of about 100 terms of size 1, over the step; curvature step^2 */
+            /* rounding of the changed products: 2^-24 of about 100 terms of size 1, over the step; curvature
+             * step^2 */
             if (!(fabs(d - (double)a->grad[j]) <= 2e-3 + 2e-3 * fabs(d)))
                 fail_msg("%s[%d]: gradient %g, difference %g", a->name, (int)j, (double)a->grad[j], d);
         }
     }
-    sq_params_release(&p), sq_block_release(&db), sq_block_release(&c), sq_block_release(&flat), sq_block_release(&w);
+    sq_params_release(&p), sq_block_release(&db), sq_block_release(&c), sq_block_release(&flat),
+        sq_block_release(&w);
 }
 
 static void test_differences(void **state)
@@ -443,13 +460,15 @@ static void assert_same(const struct sq_block *a, const struct sq_block *b)
                                 (size_t)sq_gain_size(a->cfg, (enum sq_gain_id)i) * sizeof(float));
 }
 
-/* A is keyed by seed, layer and linear, inside its bound; B is zero: the fold changes nothing at the start. */
+/* A is keyed by seed, layer and linear, inside its bound; B is zero: the fold changes nothing at the start.
+ */
 static void test_start(void **state)
 {
     (void)state;
     const struct sq_config cfg = wide();
     const struct sq_scheme s = {.wbits = 2, .abits = 16, .rate = 1};
-    struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = true, .rank = 4, .clip_start = 4, .seed = 7};
+    struct sq_params_spec spec = {
+        .lora = true, .clip = true, .scaling = true, .rank = 4, .clip_start = 4, .seed = 7};
     struct sq_params p, q;
     struct sq_block w, flat;
     assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 1), 0);
@@ -479,9 +498,9 @@ static void test_start(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_layer_codes), cmocka_unit_test(test_layer_gradients),
+        cmocka_unit_test(test_layer_codes),  cmocka_unit_test(test_layer_gradients),
         cmocka_unit_test(test_window_merge), cmocka_unit_test(test_project),
-        cmocka_unit_test(test_threads), cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_threads),      cmocka_unit_test(test_differences),
         cmocka_unit_test(test_start),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

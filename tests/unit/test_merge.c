@@ -11,9 +11,18 @@
 #include "sq/merge.h"
 #include "sq/rng.h"
 
-static const struct sq_config cfg = {.arch = "LlamaForCausalLM", .model_type = "llama", .hidden = 64, .heads = 4,
-                                     .kv_heads = 2, .head_dim = 16, .ffn = 96, .layers = 2, .vocab = 8,
-                                     .max_positions = 64, .eps = 1e-6, .rope_theta = 1e4};
+static const struct sq_config cfg = {.arch = "LlamaForCausalLM",
+                                     .model_type = "llama",
+                                     .hidden = 64,
+                                     .heads = 4,
+                                     .kv_heads = 2,
+                                     .head_dim = 16,
+                                     .ffn = 96,
+                                     .layers = 2,
+                                     .vocab = 8,
+                                     .max_positions = 64,
+                                     .eps = 1e-6,
+                                     .rope_theta = 1e4};
 
 static const struct sq_ops *ops(void)
 {
@@ -31,8 +40,8 @@ static void add(struct sq_layer *l, const char *name, int64_t rows, int64_t cols
     assert_int_equal(sq_layer_add(l, &t), 0);
 }
 
-static void add_golden(struct sq_layer *l, const struct golden *g, const char *prefix, const char *name, int64_t rows,
-                       int64_t cols)
+static void add_golden(struct sq_layer *l, const struct golden *g, const char *prefix, const char *name,
+                       int64_t rows, int64_t cols)
 {
     char key[256];
     snprintf(key, sizeof key, "%s%s", prefix, name);
@@ -67,14 +76,15 @@ static void float_layer(struct sq_layer *l, const struct golden *g)
 }
 
 /* ... with what a window learned */
-static void learned_layer(struct sq_layer *l, const struct golden *gw, const struct golden *g, const char *scheme)
+static void learned_layer(struct sq_layer *l, const struct golden *gw, const struct golden *g,
+                          const char *scheme)
 {
     struct sq_params p;
     struct sq_scheme s;
     float_layer(l, gw);
     assert_int_equal(sq_scheme_parse(&s, scheme), 0);
-    const struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = golden_has(g, "layers.0.alpha.qkv"),
-                                        .rank = 4};
+    const struct sq_params_spec spec = {
+        .lora = true, .clip = true, .scaling = golden_has(g, "layers.0.alpha.qkv"), .rank = 4};
     assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 0), 0);
     for (int64_t i = 0; i < p.nparam; i++) {
         char key[256];
@@ -99,11 +109,14 @@ static const struct sq_tensor *part(const struct sq_layer *l, const char *linear
     return t;
 }
 
-/* The oracle's codes, scales and zero points; and the reader's weights equal the rounded fold, bit for bit. */
+/* The oracle's codes, scales and zero points; and the reader's weights equal the rounded fold, bit for bit.
+ */
 static void test_oracle(void **state)
 {
     (void)state;
-    static const struct { const char *file, *scheme; } files[] = {{"window_w2a16", "W2A16"}, {"window_w4a4", "W4A4"}};
+    static const struct {
+        const char *file, *scheme;
+    } files[] = {{"window_w2a16", "W2A16"}, {"window_w4a4", "W4A4"}};
     for (int f = 0; f < SQ_COUNT(files); f++) {
         struct golden gw, g;
         struct sq_layer l;
@@ -140,7 +153,8 @@ static void test_oracle(void **state)
             for (int64_t i = 0; i < n[0]; i++)
                 differ += (double)q[i] != want[0][i];
             for (int64_t i = 0; i < n[1]; i++)
-                assert_true(fabs((double)scale[i] - want[1][i]) <= 3e-5 * want[1][i] && (double)zero[i] == want[2][i]);
+                assert_true(fabs((double)scale[i] - want[1][i]) <= 3e-5 * want[1][i] &&
+                            (double)zero[i] == want[2][i]);
             free(want[0]), free(want[1]), free(want[2]);
         }
         assert_true(differ <= 3);
@@ -161,22 +175,24 @@ static void test_stored_scales(void **state)
     set_scheme(&l, "W4A16g32", 0.5); /* the rate does not matter: everything is rounded */
     float *w = sq_layer_find(&l, "self_attn.q_proj.weight")->owned, keep[64 * 64];
     for (int j = 0; j < 64; j++) {
-        w[j] = 0;                             /* row 0: zeros */
-        w[64 + j] = (float)(j % 32) * 5e-7f;  /* row 1: smaller than f16 resolves, one-sided */
-        w[128 + j] = 3 + (float)(j % 7);      /* row 2: positive */
-        w[192 + j] = -3 - (float)(j % 7);     /* row 3: negative */
+        w[j] = 0;                            /* row 0: zeros */
+        w[64 + j] = (float)(j % 32) * 5e-7f; /* row 1: smaller than f16 resolves, one-sided */
+        w[128 + j] = 3 + (float)(j % 7);     /* row 2: positive */
+        w[192 + j] = -3 - (float)(j % 7);    /* row 3: negative */
     }
     memcpy(keep, w, sizeof keep);
     assert_int_equal(sq_layer_merge(&l, &cfg, SQ_F16, ops()), 0);
     const uint16_t *h = part(&l, "self_attn.q_proj", "scales")->data;
-    const uint8_t *q = part(&l, "self_attn.q_proj", "codes")->data, *zero = part(&l, "self_attn.q_proj", "zeros")->data;
+    const uint8_t *q = part(&l, "self_attn.q_proj", "codes")->data,
+                  *zero = part(&l, "self_attn.q_proj", "zeros")->data;
     assert_int_equal(part(&l, "self_attn.q_proj", "scales")->dtype, SQ_F16);
     assert_int_equal(part(&l, "self_attn.q_proj", "scales")->dim[1], 2);
     for (int64_t i = 0; i < 64 * 64; i++) {
         const int64_t grp = i / 32;
         const float s = sq_f16_to_f32(h[grp]), x = ((float)q[i] - (float)zero[grp]) * s;
         assert_true(s >= 6.103515625e-05f && q[i] <= 15 && zero[grp] <= 15);
-        /* half a step, half a step again where the scale was rounded down (2^-11 of 15 steps), nothing more */
+        /* half a step, half a step again where the scale was rounded down (2^-11 of 15 steps), nothing more
+         */
         assert_true(fabsf(x - keep[i]) <= s * 0.51f + 15 * s / 2048);
         /* the code is the formula's on the stored scale */
         const float r = rintf(keep[i] / s) + (float)zero[grp];
@@ -263,8 +279,10 @@ static void spoil(struct sq_layer *l, int how)
     case 8: put_f32(l, "mlp.gate_proj.lora_A", 3, 64); break;
     case 9: put_f32(l, "alpha.out", 0, 64); break;
     case 10: ((float *)find(l, "alpha.fc2")->owned)[5] = INFINITY; break;
-    case 11: ((float *)find(l, "self_attn.o_proj.lora_B")->owned)[9] = 3e38f,
-             ((float *)find(l, "self_attn.o_proj.lora_A")->owned)[65] = 3e38f; break;
+    case 11:
+        ((float *)find(l, "self_attn.o_proj.lora_B")->owned)[9] = 3e38f,
+                          ((float *)find(l, "self_attn.o_proj.lora_A")->owned)[65] = 3e38f;
+        break;
     case 12: json_object_set_new(l->scheme, "wbits", json_integer(11)); break;
     case 13: ((float *)find(l, "input_layernorm.weight")->owned)[0] = NAN; break;
     case 14: l->index = 2; break;
@@ -276,13 +294,26 @@ static void spoil(struct sq_layer *l, int how)
 static void test_refusals(void **state)
 {
     (void)state;
-    static const struct { int rc; const char *word; } want[] = {
-        {SQ_E_FORMAT, "mlp.up_proj.weight"}, {SQ_E_FORMAT, "mlp.up_proj.weight"}, {SQ_E_VALUE, "mlp.down_proj.weight"},
-        {SQ_E_ARG, "scheme"}, {SQ_E_FORMAT, "merged"}, {SQ_E_FORMAT, "self_attn.k_proj"},
-        {SQ_E_FORMAT, "self_attn.k_proj"}, {SQ_E_FORMAT, "self_attn.k_proj.u"}, {SQ_E_FORMAT, "mlp.gate_proj.lora_A"},
-        {SQ_E_FORMAT, "alpha.out"}, {SQ_E_VALUE, "alpha.fc2"}, {SQ_E_VALUE, "self_attn.o_proj"}, {SQ_E_FORMAT, "scheme"},
-        {SQ_E_VALUE, "input_layernorm.weight"}, {SQ_E_FORMAT, "layer 2"}, {SQ_E_FORMAT, "self_attn.q_proj.l"},
-        {SQ_E_FORMAT, "self_attn.q_proj.bias"}};
+    static const struct {
+        int rc;
+        const char *word;
+    } want[] = {{SQ_E_FORMAT, "mlp.up_proj.weight"},
+                {SQ_E_FORMAT, "mlp.up_proj.weight"},
+                {SQ_E_VALUE, "mlp.down_proj.weight"},
+                {SQ_E_ARG, "scheme"},
+                {SQ_E_FORMAT, "merged"},
+                {SQ_E_FORMAT, "self_attn.k_proj"},
+                {SQ_E_FORMAT, "self_attn.k_proj"},
+                {SQ_E_FORMAT, "self_attn.k_proj.u"},
+                {SQ_E_FORMAT, "mlp.gate_proj.lora_A"},
+                {SQ_E_FORMAT, "alpha.out"},
+                {SQ_E_VALUE, "alpha.fc2"},
+                {SQ_E_VALUE, "self_attn.o_proj"},
+                {SQ_E_FORMAT, "scheme"},
+                {SQ_E_VALUE, "input_layernorm.weight"},
+                {SQ_E_FORMAT, "layer 2"},
+                {SQ_E_FORMAT, "self_attn.q_proj.l"},
+                {SQ_E_FORMAT, "self_attn.q_proj.bias"}};
     struct golden gw, g;
     golden_open(&gw, "window");
     golden_open(&g, "window_w4a4");
@@ -302,8 +333,8 @@ static void test_refusals(void **state)
 
 static const struct sq_app plain = {.prog = "sq-test", .no_prov = true};
 
-static int round_table(uint8_t **bytes, size_t *n, const struct sq_tensor *t, const char *scheme, enum sq_dtype type,
-                       struct sq_merge_counts *c)
+static int round_table(uint8_t **bytes, size_t *n, const struct sq_tensor *t, const char *scheme,
+                       enum sq_dtype type, struct sq_merge_counts *c)
 {
     struct sq_stream *in, *out;
     struct sq_record rec = SQ_RECORD_INIT;
@@ -349,7 +380,8 @@ static void test_table(void **state)
             uint8_t *bytes;
             size_t n;
             float x[R * C], y[R * C], want[R * C];
-            assert_int_equal(round_table(&bytes, &n, &t, grouped ? "W6g32" : "W6", type ? SQ_F32 : SQ_F16, &c), 0);
+            assert_int_equal(
+                round_table(&bytes, &n, &t, grouped ? "W6g32" : "W6", type ? SQ_F32 : SQ_F16, &c), 0);
             assert_int_equal(c.codes, R * C);
             assert_int_equal(c.groups, R * (grouped ? 3 : 1));
             assert_int_equal(mem_reader(&in, bytes, n), 0);
@@ -379,7 +411,8 @@ static void test_table(void **state)
             sq_rowquant_ref(want, x, &q, NULL, NULL, R, C);
             if (type)
                 assert_memory_equal(want, y, sizeof y);
-            for (int64_t i = 0; i < R * C; i++) /* a step is at most 4.5/31; f16 moves codes at the ends by 2^-11 of 31 steps */
+            for (int64_t i = 0; i < R * C;
+                 i++) /* a step is at most 4.5/31; f16 moves codes at the ends by 2^-11 of 31 steps */
                 assert_true(fabsf(y[i] - x[i]) < 0.55f * 4.5f / 31);
             sq_record_release(&rec);
             sq_stream_abort(&in, 0);

@@ -13,8 +13,15 @@
 #include "sq/params.h"
 #include "sq/rng.h"
 
-static const struct sq_config cfg = {.hidden = 96, .heads = 2, .kv_heads = 1, .head_dim = 20, .ffn = 130, .layers = 1,
-                                     .vocab = 8, .eps = 1e-6, .rope_theta = 1e4};
+static const struct sq_config cfg = {.hidden = 96,
+                                     .heads = 2,
+                                     .kv_heads = 1,
+                                     .head_dim = 20,
+                                     .ffn = 130,
+                                     .layers = 1,
+                                     .vocab = 8,
+                                     .eps = 1e-6,
+                                     .rope_theta = 1e4};
 
 /* rows of every kind: normal, heavy tail, one-sided, zeros, constant, one outlier */
 static void fill_block(struct sq_block *w)
@@ -26,13 +33,18 @@ static void fill_block(struct sq_block *w)
         for (int64_t i = 0; i < rows * cols; i++) {
             const double x = sq_rng_normal(&r);
             const int64_t row = i / cols;
-            w->w[k][i] = (float)(row % 7 == 1 ? x * x * x : row % 7 == 2 ? fabs(x) : row % 7 == 3 ? 0
-                                 : row % 7 == 4 ? -0.25 : row % 7 == 5 && i % cols == 3 ? 40 : x);
+            w->w[k][i] = (float)(row % 7 == 1                    ? x * x * x
+                                 : row % 7 == 2                  ? fabs(x)
+                                 : row % 7 == 3                  ? 0
+                                 : row % 7 == 4                  ? -0.25
+                                 : row % 7 == 5 && i % cols == 3 ? 40
+                                                                 : x);
         }
     }
 }
 
-static double error_of(const float *z, const float *weight, const struct sq_rowq *p, float u, float l, int64_t n)
+static double error_of(const float *z, const float *weight, const struct sq_rowq *p, float u, float l,
+                       int64_t n)
 {
     float *y = malloc((size_t)n * 4);
     double sum = 0;
@@ -48,7 +60,8 @@ static double brute(const float *z, const float *weight, const struct sq_rowq *p
     double best = INFINITY;
     for (int a = 1; a <= 40; a++)
         for (int b = 1; b <= 40; b++) {
-            const float u = a == 40 ? 8 : logf((float)a / (float)(40 - a)), l = b == 40 ? 8 : logf((float)b / (float)(40 - b));
+            const float u = a == 40 ? 8 : logf((float)a / (float)(40 - a)),
+                        l = b == 40 ? 8 : logf((float)b / (float)(40 - b));
             if (!p->sym || a == b)
                 best = fmin(best, error_of(z, weight, p, u, l, n));
         }
@@ -96,7 +109,8 @@ static void check(const struct sq_scheme *s, bool weighted)
         for (int64_t j = 0; j < cols; j++)
             weight[j] = (float)second[j];
         for (int64_t i = 0; i < SQ_MIN(rows, 21) * groups; i++) {
-            const int64_t first = q.group ? i % groups * q.group : 0, n = q.group ? SQ_MIN(q.group, cols - first) : cols;
+            const int64_t first = q.group ? i % groups * q.group : 0,
+                          n = q.group ? SQ_MIN(q.group, cols - first) : cols;
             const struct sq_rowq one = {.bits = q.bits, .sym = q.sym, .zero = q.zero, .rate = 1};
             const float *z = w.w[k] + i / groups * cols + first, *wt = weighted ? weight + first : NULL;
             const float u = p.u[k]->x[i], l = p.l[k]->x[i];
@@ -113,9 +127,11 @@ static void check(const struct sq_scheme *s, bool weighted)
             best += brute(z, wt, &one, n);
         }
     }
-    print_message("W%d g%d sym %d weighted %d: error %.4f of brute force over 40 x 40\n", s->wbits, (int)s->group, s->sym,
-                  weighted, found / best);
-    assert_true(found <= (s->wbits == 1 ? 1.08 : 1.03) * best); /* the descent may end in a neighbouring dip; the sum over rows shows it */
+    print_message("W%d g%d sym %d weighted %d: error %.4f of brute force over 40 x 40\n", s->wbits,
+                  (int)s->group, s->sym, weighted, found / best);
+    assert_true(found <=
+                (s->wbits == 1 ? 1.08 : 1.03) *
+                    best); /* the descent may end in a neighbouring dip; the sum over rows shows it */
     sq_params_release(&again), sq_params_release(&p), sq_block_release(&w);
 }
 
@@ -124,7 +140,8 @@ static void test_search(void **state)
     (void)state;
     for (int bits = 1; bits <= 4; bits++)
         for (int k = 0; k < 8; k++) {
-            const struct sq_scheme s = {.wbits = bits, .abits = 16, .group = k & 1 ? 32 : 0, .sym = k & 2, .rate = 1};
+            const struct sq_scheme s = {
+                .wbits = bits, .abits = 16, .group = k & 1 ? 32 : 0, .sym = k & 2, .rate = 1};
             if (bits > 1 || !s.sym)
                 check(&s, k & 4);
         }

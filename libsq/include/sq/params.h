@@ -55,27 +55,29 @@ void sq_params_release(struct sq_params *p);
 int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
 /* |alpha| >= 1e-2, sign kept, 0 counts as +: before every forward. */
 void sq_params_project(struct sq_params *p);
-/* Starting clip factors that minimise the rounding error of each row or group, weighted by the input channel's mean
- * square (stats) or unweighted (NULL): --init act, mse. Writes u, l = logit(factor), at most 8. w is the float layer, as
- * it is before anything was learned; linears without u, l are left out. Symmetric grids get u = l. */
-int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w, const struct sq_scheme *s,
-                     const struct sq_input_stats *stats) SQ_MUSTUSE;
+/* Starting clip factors that minimise the rounding error of each row or group, weighted by the input
+ * channel's mean square (stats) or unweighted (NULL): --init act, mse. Writes u, l = logit(factor), at
+ * most 8. w is the float layer, as it is before anything was learned; linears without u, l are left out.
+ * Symmetric grids get u = l. */
+int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
+                     const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 
-/* flat: the float layer with everything absorbed (METHOD 7). p may be empty: a copy. flat == w allowed. One fold per
- * params at a time: they hold its workspace. */
-void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p, const struct sq_ops *ops);
+/* flat: the float layer with everything absorbed (METHOD 7). p may be empty: a copy. flat == w allowed. One
+ * fold per params at a time: they hold its workspace. */
+void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p,
+                  const struct sq_ops *ops);
 /* rounded: flat with every linear weight on its grid at the scheme's rate; rounded == flat allowed. */
 void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const struct sq_params *p,
                    const struct sq_scheme *s, const struct sq_ops *ops);
-/* Gradients of all parameters (overwritten) from db, the gradient of the rounded block; db is used up as workspace.
- * w original, flat as made by sq_fold_flat, p after sq_params_train. Sums run in an order that does not depend on the
- * number of threads. */
-void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w, const struct sq_block *flat,
-                  const struct sq_scheme *s, const struct sq_ops *ops);
+/* Gradients of all parameters (overwritten) from db, the gradient of the rounded block; db is used up as
+ * workspace. w original, flat as made by sq_fold_flat, p after sq_params_train. Sums run in an order that
+ * does not depend on the number of threads. */
+void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w,
+                  const struct sq_block *flat, const struct sq_scheme *s, const struct sq_ops *ops);
 
-/* Merge: a float or learning layer becomes a merged one: codes, scales (rounded to scale_type SQ_F16 or SQ_F32
- * before the codes), zeros; gains and biases f32. Linears of a W16 scheme stay f32 weights. Nothing but the
- * scheme is needed downstream. SQ_E_VALUE on NaN/Inf. */
+/* Merge: a float or learning layer becomes a merged one: codes, scales (rounded to scale_type SQ_F16 or
+ * SQ_F32 before the codes), zeros; gains and biases f32. Linears of a W16 scheme stay f32 weights. Nothing
+ * but the scheme is needed downstream. SQ_E_VALUE on NaN/Inf. */
 int sq_layer_merge(struct sq_layer *l, const struct sq_config *cfg, enum sq_dtype scale_type,
                    const struct sq_ops *ops) SQ_MUSTUSE;
 

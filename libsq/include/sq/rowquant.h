@@ -29,29 +29,32 @@ int64_t sq_rowq_covered(int64_t n, double rate);
  *   z, y, dz, dy [rows, cols]; u, l, du, dl [rows, G] or NULL (no clipping: factor 1)
  *   y = z with its first covered channels on the grid; y == z allowed in the forward
  *   dz, du, dl overwritten; dz == dy allowed; du, dl NULL when u, l are. */
-void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                     int64_t cols);
-void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
-                          const float *u, const float *l, int64_t rows, int64_t cols);
+void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols);
+void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, const float *z,
+                          const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
+                          int64_t cols);
 
-/* For a search over grids: err[t] = sum over n channels of weight (z - rounded z)^2 on grid t; weight NULL: 1. */
+/* For a search over grids: err[t] = sum over n channels of weight (z - rounded z)^2 on grid t; weight
+ * NULL: 1. */
 void sq_rowquant_error_ref(double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t tries, int64_t n);
 
 /* The grid alone: scale, zero [rows, G] (zero is 0 when symmetric; not clamped to the code range). */
 void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq_rowq *p, const float *u,
                       const float *l, int64_t rows, int64_t cols);
-/* The grid of one group from its clipped extremes hi = sigma(u) max, lo = sigma(l) min (before the flag `zero`). */
+/* The grid of one group from its clipped extremes hi = sigma(u) max, lo = sigma(l) min (before the flag
+ * `zero`). */
 void sq_rowquant_grid_of(float *scale, float *zero, float hi, float lo, const struct sq_rowq *p);
 /* sigma(u) as the quantizer computes it */
 float sq_rowquant_factor(float u);
 /* Codes on a given grid: clamp(round(z / s) + zp), stored u8; symmetric codes are stored + 2^(bits-1). */
-void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero, const struct sq_rowq *p,
-                       int64_t rows, int64_t cols);
-/* y = (q - zp) * s, the one dequantisation function of evaluation and packing; zero u8 [rows, G] as stored: 2^(bits-1)
- * when symmetric, so that the formula is the same for both. */
-void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const uint8_t *zero, const struct sq_rowq *p,
-                         int64_t rows, int64_t cols);
+void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero,
+                       const struct sq_rowq *p, int64_t rows, int64_t cols);
+/* y = (q - zp) * s, the one dequantisation function of evaluation and packing; zero u8 [rows, G] as stored:
+ * 2^(bits-1) when symmetric, so that the formula is the same for both. */
+void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const uint8_t *zero,
+                         const struct sq_rowq *p, int64_t rows, int64_t cols);
 
 SQ_END_DECLS
 #endif

@@ -7,9 +7,9 @@
 
 #include "../rowquant_group.h"
 
-/* The reference with 8 channels at a time: the same IEEE operations on every channel, and sums over channels in the
- * reference's 8 partial sums, so that every output has the same bits. Tails are masked: the missing channels read
- * as zero and add nothing to a sum. */
+/* The reference with 8 channels at a time: the same IEEE operations on every channel, and sums over channels
+ * in the reference's 8 partial sums, so that every output has the same bits. Tails are masked: the missing
+ * channels read as zero and add nothing to a sum. */
 
 enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
 
@@ -19,7 +19,8 @@ struct grid8 {
 
 static inline struct grid8 spread(const struct sq_rowq *p, float s, float zp)
 {
-    return (struct grid8){_mm256_set1_ps(s), _mm256_set1_ps(zp), _mm256_set1_ps(rq_low(p)), _mm256_set1_ps(rq_high(p))};
+    return (struct grid8){_mm256_set1_ps(s), _mm256_set1_ps(zp), _mm256_set1_ps(rq_low(p)),
+                          _mm256_set1_ps(rq_high(p))};
 }
 
 static inline __m256i mask_of(int64_t n)
@@ -54,7 +55,8 @@ static inline float min_of(__m256 x)
     return _mm_cvtss_f32(_mm_min_ss(b, _mm_movehdup_ps(b)));
 }
 
-static struct rq_grid grid_of(const struct sq_rowq *p, const float *z, int64_t n, const float *u, const float *l)
+static struct rq_grid grid_of(const struct sq_rowq *p, const float *z, int64_t n, const float *u,
+                              const float *l)
 {
     if (!n)
         return rq_grid_of(p, 0, 0, u, l);
@@ -74,8 +76,8 @@ static struct rq_grid grid_of(const struct sq_rowq *p, const float *z, int64_t n
     return rq_grid_of(p, max_of(_mm256_max_ps(max, max2)), min_of(_mm256_min_ps(min, min2)), u, l);
 }
 
-void sq_rowquant_avx2(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                      int64_t cols)
+void sq_rowquant_avx2(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                      int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     if (p->bits >= 16) {
@@ -88,7 +90,8 @@ void sq_rowquant_avx2(float *y, const float *z, const struct sq_rowq *p, const f
             const float *zi = z + at + s.first;
             float *yi = y + at + s.first;
             if (s.covered) {
-                const struct rq_grid g = grid_of(p, zi, s.n, u ? u + i * groups + k : NULL, l ? l + i * groups + k : NULL);
+                const struct rq_grid g = grid_of(p, zi, s.n, u ? u + i * groups + k : NULL,
+                                                 l ? l + i * groups + k : NULL);
                 const struct grid8 g8 = spread(p, g.s, g.zp);
                 int64_t j = 0;
                 for (; j + 8 <= s.covered; j += 8)
@@ -103,7 +106,8 @@ void sq_rowquant_avx2(float *y, const float *z, const struct sq_rowq *p, const f
         }
 }
 
-static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_grid *g, const struct rq_back *b)
+static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_grid *g,
+                        const struct rq_back *b)
 {
     const __m256 max = _mm256_set1_ps(g->max), min = _mm256_set1_ps(g->min);
     int64_t nmax = 0, nmin = 0;
@@ -114,7 +118,8 @@ static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_gr
         nmax += __builtin_popcount((unsigned)(bits & _mm256_movemask_ps(_mm256_cmp_ps(a, max, _CMP_EQ_OQ))));
         nmin += __builtin_popcount((unsigned)(bits & _mm256_movemask_ps(_mm256_cmp_ps(a, min, _CMP_EQ_OQ))));
     }
-    const float dmax = nmax ? (float)(b->max / (double)nmax) : 0, dmin = nmin ? (float)(b->min / (double)nmin) : 0;
+    const float dmax = nmax ? (float)(b->max / (double)nmax) : 0,
+                dmin = nmin ? (float)(b->min / (double)nmin) : 0;
     for (int64_t j = 0; j < n; j += 8) {
         const __m256i m = mask_of(n - j);
         const int bits = _mm256_movemask_ps(_mm256_castsi256_ps(m));
@@ -137,17 +142,19 @@ static inline __m256 grad8(struct sums *sum, __m256 dy, __m256 z, const struct g
 {
     const __m256 r = _mm256_div_ps(z, g->s);
     const __m256 whole = _mm256_add_ps(_mm256_round_ps(r, NEAREST), g->zp);
-    const __m256 in = _mm256_and_ps(_mm256_cmp_ps(whole, g->low, _CMP_GE_OQ), _mm256_cmp_ps(whole, g->high, _CMP_LE_OQ));
+    const __m256 in = _mm256_and_ps(_mm256_cmp_ps(whole, g->low, _CMP_GE_OQ),
+                                    _mm256_cmp_ps(whole, g->high, _CMP_LE_OQ));
     const __m256 inside = _mm256_sub_ps(_mm256_sub_ps(whole, g->zp), r);
     const __m256 ds = _mm256_blendv_ps(_mm256_sub_ps(clamp8(whole, g), g->zp), inside, in);
-    const __m256d d0 = _mm256_cvtps_pd(_mm256_castps256_ps128(dy)), d1 = _mm256_cvtps_pd(_mm256_extractf128_ps(dy, 1));
+    const __m256d d0 = _mm256_cvtps_pd(_mm256_castps256_ps128(dy)),
+                  d1 = _mm256_cvtps_pd(_mm256_extractf128_ps(dy, 1));
     sum->a = _mm256_add_pd(sum->a, _mm256_mul_pd(d0, _mm256_cvtps_pd(_mm256_castps256_ps128(ds))));
     sum->b = _mm256_add_pd(sum->b, _mm256_mul_pd(d1, _mm256_cvtps_pd(_mm256_extractf128_ps(ds, 1))));
     return _mm256_and_ps(dy, in);
 }
 
-static struct rq_back grad_group(float *dz, const float *dy, const float *z, const struct sq_rowq *p, struct rq_span s,
-                                 const float *u, const float *l)
+static struct rq_back grad_group(float *dz, const float *dy, const float *z, const struct sq_rowq *p,
+                                 struct rq_span s, const float *u, const float *l)
 {
     const struct rq_grid g = grid_of(p, z, s.n, u, l);
     const struct grid8 g8 = spread(p, g.s, g.zp);
@@ -158,7 +165,8 @@ static struct rq_back grad_group(float *dz, const float *dy, const float *z, con
         _mm256_storeu_ps(dz + j, grad8(&sum, _mm256_loadu_ps(dy + j), _mm256_loadu_ps(z + j), &g8));
     if (j < s.covered) {
         const __m256i m = mask_of(s.covered - j);
-        _mm256_maskstore_ps(dz + j, m, grad8(&sum, _mm256_maskload_ps(dy + j, m), _mm256_maskload_ps(z + j, m), &g8));
+        _mm256_maskstore_ps(dz + j, m,
+                            grad8(&sum, _mm256_maskload_ps(dy + j, m), _mm256_maskload_ps(z + j, m), &g8));
     }
     if (dz != dy && s.covered < s.n)
         memcpy(dz + s.covered, dy + s.covered, (size_t)(s.n - s.covered) * sizeof *dz);
@@ -170,8 +178,9 @@ static struct rq_back grad_group(float *dz, const float *dy, const float *z, con
     return b;
 }
 
-void sq_rowquant_grad_avx2(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
-                           const float *u, const float *l, int64_t rows, int64_t cols)
+void sq_rowquant_grad_avx2(float *dz, float *du, float *dl, const float *dy, const float *z,
+                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
+                           int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     if (p->bits >= 16) {
@@ -182,8 +191,8 @@ void sq_rowquant_grad_avx2(float *dz, float *du, float *dl, const float *dy, con
         for (int64_t k = 0; k < groups; k++) {
             const struct rq_span s = rq_span_of(p, k, groups, cols);
             const int64_t ig = i * groups + k, first = at + s.first;
-            const struct rq_back b =
-                grad_group(dz + first, dy + first, z + first, p, s, u ? u + ig : NULL, l ? l + ig : NULL);
+            const struct rq_back b = grad_group(dz + first, dy + first, z + first, p, s, u ? u + ig : NULL,
+                                                l ? l + ig : NULL);
             if (du)
                 du[ig] = (float)b.u;
             if (dl)
@@ -198,8 +207,9 @@ void sq_rowquant_error_avx2(double *err, const float *z, const float *weight, co
     for (int64_t t = 0; t < tries; t += 8) {
         const __m256i m = mask_of(tries - t);
         const __m256 one = _mm256_set1_ps(1);
-        const struct grid8 g = {_mm256_blendv_ps(one, _mm256_maskload_ps(scale + t, m), _mm256_castsi256_ps(m)),
-                                _mm256_maskload_ps(zero + t, m), _mm256_set1_ps(rq_low(p)), _mm256_set1_ps(rq_high(p))};
+        const struct grid8 g = {
+            _mm256_blendv_ps(one, _mm256_maskload_ps(scale + t, m), _mm256_castsi256_ps(m)),
+            _mm256_maskload_ps(zero + t, m), _mm256_set1_ps(rq_low(p)), _mm256_set1_ps(rq_high(p))};
         struct sums sum = {_mm256_setzero_pd(), _mm256_setzero_pd()};
         for (int64_t j = 0; j < n;) {
             const int64_t end = SQ_MIN(n, j + RQ_ERROR_CHUNK);

@@ -23,8 +23,8 @@ static int64_t piece_rows(int64_t cols)
     return SQ_MAX(1, PIECE / SQ_MAX(1, cols));
 }
 
-void sq_rowquant_cpu(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                     int64_t cols)
+void sq_rowquant_cpu(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols)
 {
     const int64_t step = piece_rows(cols), groups = sq_rowq_groups(p, cols);
     const bool fast = avx2();
@@ -34,16 +34,17 @@ void sq_rowquant_cpu(float *y, const float *z, const struct sq_rowq *p, const fl
                                                     l ? l + i * groups : NULL, SQ_MIN(step, rows - i), cols);
 }
 
-void sq_rowquant_grad_cpu(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
-                          const float *u, const float *l, int64_t rows, int64_t cols)
+void sq_rowquant_grad_cpu(float *dz, float *du, float *dl, const float *dy, const float *z,
+                          const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
 {
     const int64_t step = piece_rows(cols), groups = sq_rowq_groups(p, cols);
     const bool fast = avx2();
 #pragma omp parallel for schedule(static) if (rows > step)
     for (int64_t i = 0; i < rows; i += step)
-        (fast ? sq_rowquant_grad_avx2 : sq_rowquant_grad_ref)(
-            dz + i * cols, du ? du + i * groups : NULL, dl ? dl + i * groups : NULL, dy + i * cols, z + i * cols, p,
-            u ? u + i * groups : NULL, l ? l + i * groups : NULL, SQ_MIN(step, rows - i), cols);
+        (fast ? sq_rowquant_grad_avx2
+              : sq_rowquant_grad_ref)(dz + i * cols, du ? du + i * groups : NULL, dl ? dl + i * groups : NULL,
+                                      dy + i * cols, z + i * cols, p, u ? u + i * groups : NULL,
+                                      l ? l + i * groups : NULL, SQ_MIN(step, rows - i), cols);
 }
 
 void sq_rowquant_error_cpu(double *err, const float *z, const float *weight, const struct sq_rowq *p,

@@ -4,9 +4,10 @@
 
 #include "../rowquant_group.h"
 
-/* Codes are defined by float32 in METHOD 1's order: divide (never times 1/s), rintf to nearest even, add the zero
- * point, clamp, and only then convert. Sums run in double over 8 interleaved partial sums, the order a vector
- * kernel can keep, so that all backends agree bit for bit (the products of two floats are exact in double). */
+/* Codes are defined by float32 in METHOD 1's order: divide (never times 1/s), rintf to nearest even, add the
+ * zero point, clamp, and only then convert. Sums run in double over 8 interleaved partial sums, the order a
+ * vector kernel can keep, so that all backends agree bit for bit (the products of two floats are exact in
+ * double). */
 
 enum { SMALL = 1 << 17 }; /* values that are not worth waking other threads */
 
@@ -20,7 +21,8 @@ int64_t sq_rowq_covered(int64_t n, double rate)
     return SQ_MIN(n, (int64_t)ceil(rate * (double)n - 1e-9));
 }
 
-static struct rq_grid grid_of(const struct sq_rowq *p, const float *z, int64_t n, const float *u, const float *l)
+static struct rq_grid grid_of(const struct sq_rowq *p, const float *z, int64_t n, const float *u,
+                              const float *l)
 {
     float max = n ? z[0] : 0, min = max;
     for (int64_t j = 1; j < n; j++) {
@@ -30,8 +32,8 @@ static struct rq_grid grid_of(const struct sq_rowq *p, const float *z, int64_t n
     return rq_grid_of(p, max, min, u, l);
 }
 
-void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                     int64_t cols)
+void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     if (p->bits >= 16) {
@@ -53,14 +55,16 @@ void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const fl
 }
 
 /* Equal extremes share their gradient evenly. */
-static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_grid *g, const struct rq_back *b)
+static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_grid *g,
+                        const struct rq_back *b)
 {
     int64_t nmax = 0, nmin = 0;
     for (int64_t j = 0; j < n; j++) {
         nmax += z[j] == g->max;
         nmin += z[j] == g->min;
     }
-    const float dmax = nmax ? (float)(b->max / (double)nmax) : 0, dmin = nmin ? (float)(b->min / (double)nmin) : 0;
+    const float dmax = nmax ? (float)(b->max / (double)nmax) : 0,
+                dmin = nmin ? (float)(b->min / (double)nmin) : 0;
     for (int64_t j = 0; j < n; j++) {
         if (z[j] == g->max)
             dz[j] += dmax;
@@ -69,8 +73,8 @@ static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_gr
     }
 }
 
-void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
-                          const float *u, const float *l, int64_t rows, int64_t cols)
+void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, const float *z,
+                          const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     if (p->bits >= 16) {
@@ -118,8 +122,8 @@ void sq_rowquant_grid(float *scale, float *zero, const float *z, const struct sq
 #pragma omp parallel for schedule(static) if (rows * cols > SMALL)
     for (int64_t i = 0; i < rows * groups; i++) {
         const struct rq_span s = rq_span_of(p, i % groups, groups, cols);
-        const struct rq_grid g =
-            grid_of(p, z + i / groups * cols + s.first, s.n, u ? u + i : NULL, l ? l + i : NULL);
+        const struct rq_grid g = grid_of(p, z + i / groups * cols + s.first, s.n, u ? u + i : NULL,
+                                         l ? l + i : NULL);
         scale[i] = g.s;
         zero[i] = g.zp;
     }
@@ -138,8 +142,8 @@ float sq_rowquant_factor(float u)
     return (float)rq_sigmoid(&u);
 }
 
-void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero, const struct sq_rowq *p,
-                       int64_t rows, int64_t cols)
+void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const float *zero,
+                       const struct sq_rowq *p, int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
     const float low = rq_low(p), high = rq_high(p);
@@ -152,8 +156,8 @@ void sq_rowquant_codes(uint8_t *q, const float *z, const float *scale, const flo
     }
 }
 
-void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const uint8_t *zero, const struct sq_rowq *p,
-                         int64_t rows, int64_t cols)
+void sq_rowquant_dequant(float *y, const uint8_t *q, const float *scale, const uint8_t *zero,
+                         const struct sq_rowq *p, int64_t rows, int64_t cols)
 {
     const int64_t groups = sq_rowq_groups(p, cols);
 #pragma omp parallel for schedule(static) if (rows * cols > SMALL)
@@ -176,7 +180,8 @@ void sq_rowquant_error_ref(double *err, const float *z, const float *weight, con
             const int64_t end = SQ_MIN(n, j + RQ_ERROR_CHUNK);
             float part = 0;
             for (; j < end; j++) {
-                const float e = z[j] - (rq_clamp(rintf(z[j] / scale[t]) + zero[t], low, high) - zero[t]) * scale[t];
+                const float e = z[j] -
+                                (rq_clamp(rintf(z[j] / scale[t]) + zero[t], low, high) - zero[t]) * scale[t];
                 part += weight ? e * e * weight[j] : e * e;
             }
             err[t] += (double)part;
