@@ -95,7 +95,7 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     int64_t windows = 0;
     const struct sq_window_job job = {.picks = pass_picks(e), .epoch = e->acts.samples - e->acts.heldout,
                                       .batch = p->batch};
-    for (int64_t k = 0; k < windows; k++)
+    for (int64_t k = 0; k < e->schedule.n; k++)
         if (e->chosen[k] && ++windows)
             x.layers += e->schedule.window[k].last - e->schedule.window[k].first + 1;
     x.steps = sq_window_steps(&job);

@@ -130,11 +130,12 @@ static int forward(struct sq_trainer *t, float *x, int64_t samples, const struct
 {
     for (int64_t i = 0; i < samples; i += t->batch) {
         const int64_t batch = SQ_MIN(t->batch, samples - i);
-        for (int64_t k = 0; k < n; k++)
+        for (int64_t k = 0; k < n; k++) {
             sq_block_forward(x + i * t->row, x + i * t->row, &block[k], run, batch, t->trace[0], stats);
-        const int rc = sq_stop_check();
-        if (rc < 0)
-            return rc;
+            const int rc = sq_stop_check();
+            if (rc < 0)
+                return rc;
+        }
     }
     return 0;
 }
@@ -198,12 +199,15 @@ static void gather(struct sq_trainer *t, const struct sq_window_job *job, const 
     }
 }
 
+/* NaN also when a signal came: a step of a large model takes minutes */
 static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
 {
     const struct sq_run run = run_of(t, &job->scheme);
     const int64_t tokens = n * t->tokens;
     gather(t, job, pick, n);
     for (int64_t k = 0; k < job->n; k++) {
+        if (sq_stopped())
+            return NAN;
         fold(t, k, &job->member[k], &job->scheme, false);
         sq_block_forward(t->x[k + 1], t->x[k], &t->rounded[k], &run, n, t->trace[k], NULL);
     }
@@ -212,6 +216,8 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
     if (!isfinite(loss))
         return loss;
     for (int64_t k = job->n - 1; k >= 0; k--) {
+        if (sq_stopped())
+            return NAN;
         memset(t->grad.all, 0, (size_t)t->grad.count * sizeof(float));
         sq_block_backward(k > 0 ? t->dx : NULL, &t->grad, t->dx, t->x[k], &t->rounded[k], &run, n, t->trace[k]);
         sq_fold_grad(job->member[k].p, &t->grad, job->member[k].w, &t->flat[k], &job->scheme, t->ops);
@@ -267,12 +273,10 @@ int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
         const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at), n = SQ_MIN(job->batch, left);
         const double loss = loss_and_grad(t, job, job->order + at, n);
         if (!isfinite(loss))
-            return 0;
+            return sq_stop_check();
         update(t, job, step, steps);
         at += n;
         rc = job->step ? job->step(job->ctx, step, steps, loss) : 0;
-        if (rc >= 0)
-            rc = sq_stop_check();
     }
     for (int64_t k = 0; k < job->n; k++)
         sq_params_project(job->member[k].p);
