@@ -106,12 +106,12 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
         SQ_OPT_FLAG(0, "man", &man, "synopsis and options as mdoc"),
         SQ_OPT_END,
     };
-    sq_opt_join(&t, opts, common);
+    const int nown = sq_opt_join(&t, opts, common);
     static const struct sq_opt none[] = {SQ_OPT_END};
     const struct sq_opt *own = opts ? opts : none;
     for (int i = 1; i < argc; i++) {
         if (strcmp(argv[i], "--help") == 0 || strcmp(argv[i], "-h") == 0)
-            print_help(prog, synopsis, about, own, common);
+            print_help(prog, synopsis, about, own, t.row + nown);
         if (strcmp(argv[i], "--man") == 0)
             print_man(prog, synopsis, &t);
     }

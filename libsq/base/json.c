@@ -11,7 +11,10 @@ enum { FILE_LIMIT = 256 << 20 };
 int sq_json_parse(json_t **out, const char *text, size_t n, const char *what)
 {
     json_error_t e;
-    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
+    *out = json_loadb(text, n, flags, &e);
+    if (!*out && json_error_code(&e) == json_error_numeric_overflow)
+        *out = json_loadb(text, n, flags | JSON_DECODE_INT_AS_REAL, &e);
     if (!*out)
         return sq_fail(SQ_E_FORMAT, "%s: line %d: %s", what, e.line, e.text);
     return 0;

@@ -9,17 +9,28 @@
 /* getopt_long's values for long options start above every character */
 enum { LONG_BASE = 256 };
 
+static void join(struct sq_opt_table *t, const struct sq_opt *rows)
+{
+    const int before = t->n;
+    for (const struct sq_opt *o = rows; o && o->kind != SQ_OPT_END_; o++) {
+        bool has = false;
+        for (int i = 0; i < before; i++)
+            has |= strcmp(t->row[i].name, o->name) == 0;
+        if (has)
+            continue;
+        SQ_ASSERT(t->n + 1 < SQ_COUNT(t->row));
+        t->row[t->n++] = *o;
+    }
+}
+
 int sq_opt_join(struct sq_opt_table *t, const struct sq_opt *own, const struct sq_opt *common)
 {
-    const struct sq_opt *part[] = {own, common};
     t->n = 0;
-    for (int p = 0; p < 2; p++)
-        for (const struct sq_opt *o = part[p]; o && o->kind != SQ_OPT_END_; o++) {
-            SQ_ASSERT(t->n + 1 < SQ_COUNT(t->row));
-            t->row[t->n++] = *o;
-        }
+    join(t, own);
+    const int n = t->n;
+    join(t, common);
     t->row[t->n] = (struct sq_opt)SQ_OPT_END;
-    return 0;
+    return n;
 }
 
 static int set_int(const struct sq_opt *row, const char *text)

@@ -12,6 +12,8 @@ struct sq_opt_table {
     int n;
 };
 
+/* Returns how many rows are the program's own. A common row whose name the program uses is left out: so a program can
+ * have another default. */
 int sq_opt_join(struct sq_opt_table *t, const struct sq_opt *own, const struct sq_opt *common);
 /* Set row's value from text (NULL for flags). SQ_E_ARG names the option, its range or its choices. */
 int sq_opt_set(const struct sq_opt *row, const char *text);

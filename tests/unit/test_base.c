@@ -9,6 +9,7 @@
 
 #include "sq/app.h"
 #include "sq/hash.h"
+#include "sq/json.h"
 #include "sq/rng.h"
 #include "sq/tensor.h"
 
@@ -131,6 +132,25 @@ static void options_are_strict(void **state)
     assert_true(x == 0.25 && flag && choice == 1 && list.n == 2);
 }
 
+static void integers_beyond_64_bits_are_read_as_reals(void **state)
+{
+    (void)state;
+    static const char big[] = "{\"model_max_length\": 1000000000000000019884624838656, \"n\": 3, \"b\": true}";
+    static const char huge[] = "{\"x\": 1e999}";
+    json_t *json = NULL;
+    double x = 0;
+    int64_t i = 0;
+    bool b = false;
+    assert_int_equal(sq_json_parse(&json, big, sizeof big - 1, "text"), 0);
+    assert_int_equal(sq_json_real(&x, json, "model_max_length"), 0);
+    assert_true(x == 1e30);
+    assert_int_equal(sq_json_bool(&b, json, "b"), 0);
+    assert_int_equal(sq_json_int(&i, json, "n", 0, 9), SQ_E_FORMAT);
+    json_decref(json);
+    assert_int_equal(sq_json_parse(&json, big + 21, 31, "text"), SQ_E_FORMAT);
+    assert_int_equal(sq_json_parse(&json, huge, sizeof huge - 1, "text"), SQ_E_FORMAT);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -139,6 +159,7 @@ int main(void)
         cmocka_unit_test(random_numbers_depend_on_their_key_only),
         cmocka_unit_test(half_floats_round_to_nearest_even),
         cmocka_unit_test(options_are_strict),
+        cmocka_unit_test(integers_beyond_64_bits_are_read_as_reals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

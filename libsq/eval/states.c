@@ -1,0 +1,249 @@
+#include "sq/eval.h"
+
+#include <math.h>
+#include <string.h>
+
+#include "sq/params.h"
+
+/* Windows advance in groups of about this many tokens: enough rows for fast products, a small trace. */
+enum { GROUP = 4096 };
+
+struct sq_states_work {
+    struct sq_block block, flat; /* flat only for learning layers */
+    struct sq_trace *trace;
+    float *cos, *sin;
+    int64_t batch; /* windows per group */
+    bool folds;
+};
+
+static int64_t positions(const struct sq_states *s)
+{
+    return s->n * s->length;
+}
+
+static int work_new(struct sq_states *s)
+{
+    struct sq_states_work *w = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&w, 1));
+    s->work = w;
+    w->batch = SQ_MIN(s->n, SQ_MAX(1, GROUP / s->length));
+    SQ_TRY(sq_block_new(&w->block, &s->cfg));
+    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length));
+    SQ_TRY(sq_alloc(&w->cos, s->length * (s->cfg.head_dim / 2)));
+    SQ_TRY(sq_alloc(&w->sin, s->length * (s->cfg.head_dim / 2)));
+    sq_rope_table(w->cos, w->sin, &s->cfg, s->length);
+out:
+    return rc;
+}
+
+static void work_free(struct sq_states_work **work)
+{
+    struct sq_states_work *w = *work;
+    if (!w)
+        return;
+    sq_free(w->sin);
+    sq_free(w->cos);
+    sq_trace_free(&w->trace);
+    if (w->folds)
+        sq_block_release(&w->flat);
+    sq_block_release(&w->block);
+    sq_free(w);
+    *work = NULL;
+}
+
+static int expect(const struct sq_tensor *t, const char *what, int64_t rows, int64_t cols)
+{
+    if (sq_tensor_rows(t) != rows || sq_tensor_cols(t) != cols)
+        return sq_fail(SQ_E_FORMAT, "%s '%s' is %" PRId64 " x %" PRId64 ", not %" PRId64 " x %" PRId64, what, t->name,
+                       sq_tensor_rows(t), sq_tensor_cols(t), rows, cols);
+    return 0;
+}
+
+/* Row i of t, as a view. */
+static struct sq_tensor row_of(const struct sq_tensor *t, int64_t i)
+{
+    struct sq_tensor row = *t;
+    row.ndim = 1;
+    row.dim[0] = sq_tensor_cols(t);
+    row.data = (const char *)t->data + (size_t)(i * row.dim[0]) * sq_dtype_size(t->dtype);
+    row.owned = NULL;
+    return row;
+}
+
+int sq_states_embed(struct sq_states *s, const struct sq_config *cfg, const struct sq_tensor *embed,
+                    const struct sq_windows *w, const struct sq_ops *ops, const struct sq_watch *watch)
+{
+    const int64_t C = cfg->hidden, V = cfg->vocab;
+    int rc;
+    *s = (struct sq_states){.cfg = *cfg, .n = w->n, .length = w->length, .ops = ops, .watch = watch};
+    SQ_TRY(expect(embed, "embedding", V, C));
+    SQ_TRY(sq_alloc(&s->x, positions(s) * C));
+    for (int64_t i = 0; i < positions(s); i++) {
+        const int32_t id = w->ids[i];
+        if (id < 0 || id >= V)
+            SQ_TRY(sq_fail(SQ_E_VALUE, "token id %" PRId32 " is outside of the vocabulary of %" PRId64, id, V));
+        const struct sq_tensor row = row_of(embed, id);
+        SQ_TRY(sq_tensor_to_f32(s->x + i * C, &row));
+    }
+    SQ_TRY(work_new(s));
+    return 0;
+out:
+    sq_states_release(s);
+    return rc;
+}
+
+/* The first window with a NaN or Inf, or -1. */
+static int64_t bad_window(const struct sq_states *s)
+{
+    const int64_t size = s->length * s->cfg.hidden;
+    int64_t bad = INT64_MAX;
+#pragma omp parallel for schedule(static) reduction(min : bad)
+    for (int64_t i = 0; i < s->n; i++) {
+        const float *x = s->x + i * size;
+        float sum = 0; /* x - x is 0 for finite numbers only, and a sum of zeros is exact */
+        for (int64_t j = 0; j < size; j++)
+            sum += x[j] - x[j];
+        if (!(sum == 0.0f))
+            bad = SQ_MIN(bad, i);
+    }
+    return bad == INT64_MAX ? -1 : bad;
+}
+
+/* What a layer of any state computes with: weights, and how activations are rounded. */
+static int effective(const struct sq_block **out, struct sq_rowq *act, struct sq_states *s, const struct sq_layer *l)
+{
+    struct sq_states_work *w = s->work;
+    struct sq_params params = {0};
+    struct sq_scheme scheme;
+    int rc;
+    *act = (struct sq_rowq){.bits = 16, .rate = 1};
+    *out = &w->block;
+    SQ_TRY(sq_block_load(&w->block, l));
+    if (l->state == SQ_FLOAT)
+        return 0;
+    if (!l->scheme)
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "layer is %s but has no scheme", sq_state_name(l->state)));
+    SQ_TRY(sq_scheme_from_json(&scheme, l->scheme));
+    *act = sq_scheme_acts(&scheme);
+    if (l->state == SQ_MERGED)
+        return 0;
+    if (!w->folds) {
+        SQ_TRY(sq_block_new(&w->flat, &s->cfg));
+        w->folds = true;
+    }
+    SQ_TRY(sq_params_load(&params, &s->cfg, &scheme, l));
+    sq_params_project(&params);
+    sq_fold_flat(&w->flat, &w->block, &params, s->ops);
+    sq_fold_round(&w->flat, &w->flat, &params, &scheme, s->ops);
+    *out = &w->flat;
+out:
+    sq_params_release(&params);
+    return rc;
+}
+
+int sq_states_layer(struct sq_states *s, const struct sq_layer *l)
+{
+    struct sq_states_work *w = s->work;
+    struct sq_run run = {.ops = s->ops, .cos = w->cos, .sin = w->sin, .tokens = s->length};
+    const struct sq_block *b = NULL;
+    const int rc = effective(&b, &run.act, s, l);
+    if (rc < 0)
+        return sq_fail_in(rc, "layer %" PRId64, l->index);
+    for (int64_t i = 0; i < s->n; i += w->batch) {
+        float *x = s->x + i * s->length * s->cfg.hidden;
+        sq_block_forward(x, x, b, &run, SQ_MIN(w->batch, s->n - i), w->trace, NULL);
+        if (s->watch && s->watch->progress)
+            s->watch->progress(s->watch->user, (double)l->index + (double)SQ_MIN(i + w->batch, s->n) / (double)s->n);
+    }
+    const int64_t bad = bad_window(s);
+    if (bad >= 0)
+        return sq_fail(SQ_E_VALUE, "layer %" PRId64 ", window %" PRId64 ": an activation is not finite", l->index, bad);
+    if (s->watch && s->watch->layer)
+        s->watch->layer(s->watch->user, l->index, s->x);
+    return 0;
+}
+
+int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const struct sq_tensor *head)
+{
+    const int64_t C = s->cfg.hidden, V = s->cfg.vocab;
+    float *gain = NULL, *rrms = NULL;
+    int rc;
+    work_free(&s->work);
+    SQ_TRY(expect(norm, "final norm", 1, C));
+    SQ_TRY(expect(head, "head", V, C));
+    SQ_TRY(sq_alloc(&gain, C));
+    SQ_TRY(sq_tensor_to_f32(gain, norm));
+    SQ_TRY(sq_alloc(&s->head, V * C));
+    SQ_TRY(sq_tensor_to_f32(s->head, head));
+    SQ_TRY(sq_alloc(&rrms, positions(s)));
+    s->ops->rmsnorm(s->x, C, rrms, s->x, C, gain, s->cfg.eps, positions(s), C);
+out:
+    sq_free(rrms);
+    sq_free(gain);
+    return rc;
+}
+
+void sq_states_release(struct sq_states *s)
+{
+    work_free(&s->work);
+    sq_free(s->head);
+    sq_free(s->x);
+    *s = (struct sq_states){0};
+}
+
+/* ---- a whole model --------------------------------------------------------------------------- */
+
+static int run_layers(struct sq_states *s, struct sq_source *src)
+{
+    struct sq_layer l = SQ_LAYER_INIT;
+    int rc;
+    while ((rc = sq_source_layer(src, &l)) > 0)
+        SQ_TRY(sq_states_layer(s, &l));
+out:
+    sq_layer_release(&l);
+    return rc;
+}
+
+/* Keep t if it is the one of that name; 1 when kept. */
+static bool take(struct sq_tensor *kept, struct sq_tensor *t, const char *name)
+{
+    if (strcmp(t->name, name) != 0)
+        return false;
+    sq_tensor_move(kept, t);
+    return true;
+}
+
+int sq_states_run(struct sq_states *s, struct sq_source *src, const struct sq_windows *w, const struct sq_ops *ops,
+                  const struct sq_watch *watch)
+{
+    struct sq_tensor t = SQ_TENSOR_INIT, embed = SQ_TENSOR_INIT, norm = SQ_TENSOR_INIT, head = SQ_TENSOR_INIT;
+    const struct sq_config *cfg = sq_source_config(src);
+    int rc;
+    *s = (struct sq_states){0};
+    while ((rc = sq_source_top(src, &t)) > 0)
+        if (!take(&embed, &t, SQ_EMBED_NAME))
+            sq_log(SQ_INFO, "tensor '%s' is not used", t.name);
+    SQ_TRY(rc);
+    if (!embed.data)
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "the model has no '%s' in front of its layers", SQ_EMBED_NAME));
+    SQ_TRY(sq_states_embed(s, cfg, &embed, w, ops, watch));
+    if (!cfg->tied)
+        sq_tensor_release(&embed);
+    SQ_TRY(run_layers(s, src));
+    while ((rc = sq_source_top(src, &t)) > 0)
+        if (!take(&norm, &t, SQ_FINAL_NORM_NAME) && !take(&head, &t, SQ_HEAD_NAME))
+            sq_log(SQ_INFO, "tensor '%s' is not used", t.name);
+    SQ_TRY(rc);
+    if (!norm.data || (!head.data && !embed.data))
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "the model has no '%s'", norm.data ? SQ_HEAD_NAME : SQ_FINAL_NORM_NAME));
+    SQ_TRY(sq_states_head(s, &norm, head.data ? &head : &embed));
+out:
+    sq_tensor_release(&head);
+    sq_tensor_release(&norm);
+    sq_tensor_release(&embed);
+    sq_tensor_release(&t);
+    if (rc < 0)
+        sq_states_release(s);
+    return rc;
+}
