@@ -5,6 +5,7 @@
 #include <unistd.h>
 
 #include "sq/app.h"
+#include "sq/calib.h"
 #include "sq/eval.h"
 
 static const char protocol[] = "windows one after the other, last partial one dropped; per window mean nll of tokens "
@@ -66,8 +67,9 @@ static int windows_of(struct sq_windows *w, const struct options *o, const struc
 {
     struct sq_ids ids = SQ_IDS_INIT;
     int rc;
-    SQ_TRY(o->ids ? sq_ids_load(&ids, o->ids) : sq_ids_from_text(&ids, model, o->text));
-    SQ_TRY(sq_windows_cut(w, ids.v, ids.n, length, o->windows));
+    SQ_TRY(o->ids ? sq_ids_read(&ids, o->ids) : sq_ids_from_text(&ids, model, o->text));
+    SQ_TRY(sq_ids_check(&ids, sq_source_config(model)->vocab));
+    SQ_TRY(sq_windows_cut(w, &ids, length, o->windows));
 out:
     sq_ids_release(&ids);
     return rc;
@@ -92,6 +94,9 @@ static int measure(struct options *o, const char *spec)
     if (o->base) {
         SQ_TRY(sq_source_open(&base, o->base));
         length = cap_length(length, base, o->base);
+        if (sq_source_config(base)->vocab != sq_source_config(model)->vocab)
+            SQ_TRY(sq_fail(SQ_E_ARG, "'%s' has a vocabulary of %" PRId64 ", '%s' one of %" PRId64, o->base,
+                           sq_source_config(base)->vocab, spec, sq_source_config(model)->vocab));
         now.total += (double)sq_source_config(base)->layers + 1;
     }
     SQ_TRY(windows_of(&w, o, model, length));
@@ -139,7 +144,7 @@ int main(int argc, char **argv)
     struct options o = {.length = 2048, .precision = SQ_F32_PRODUCTS};
     const struct sq_opt opts[] = {
         SQ_OPT_STR('t', "text", &o.text, "FILE", "text to measure on, tokenised with the model's tokenizer"),
-        SQ_OPT_STR(0, "ids", &o.ids, "FILE", "token ids in place of a text: JSON, or numbers between white space"),
+        SQ_OPT_STR(0, "ids", &o.ids, "FILE", "token ids in place of a text: numbers between white space, commas or brackets"),
         SQ_OPT_INT('l', "length", &o.length, 2, 1 << 24, "tokens of a window; at most the model's positions"),
         SQ_OPT_INT('n', "windows", &o.windows, 0, INT64_C(1) << 40, "how many windows; 0: all of the text"),
         SQ_OPT_STR(0, "base", &o.base, "MODEL", "also KL divergence from, and top-1 agreement with, this model"),

@@ -34,11 +34,8 @@ int sq_states_logits(float *logits, const struct sq_states *s, int64_t first, in
               ops->precision == SQ_BF16_PRODUCTS);
 #pragma omp parallel for schedule(static) reduction(min : bad)
     for (int64_t i = 0; i < rows; i++) {
-        /* x - x is 0 for finite numbers only, and a sum of zeros is exact */
-        float sum = 0;
-        for (int64_t v = 0; v < V; v++)
-            sum += logits[i * V + v] - logits[i * V + v];
-        if (!(sum == 0.0f))
+        struct sq_tensor t = {.dtype = SQ_F32, .ndim = 1, .dim = {V}, .data = logits + i * V};
+        if (sq_tensor_check_finite(&t) < 0)
             bad = SQ_MIN(bad, i);
     }
     if (bad < INT64_MAX)

@@ -100,11 +100,8 @@ static int64_t bad_window(const struct sq_states *s)
     int64_t bad = INT64_MAX;
 #pragma omp parallel for schedule(static) reduction(min : bad)
     for (int64_t i = 0; i < s->n; i++) {
-        const float *x = s->x + i * size;
-        float sum = 0; /* x - x is 0 for finite numbers only, and a sum of zeros is exact */
-        for (int64_t j = 0; j < size; j++)
-            sum += x[j] - x[j];
-        if (!(sum == 0.0f))
+        struct sq_tensor t = {.dtype = SQ_F32, .ndim = 1, .dim = {size}, .data = s->x + i * size};
+        if (sq_tensor_check_finite(&t) < 0)
             bad = SQ_MIN(bad, i);
     }
     return bad == INT64_MAX ? -1 : bad;

@@ -15,16 +15,13 @@ struct sq_windows {
     int64_t n, length;
 };
 
-/* Cut count ids into windows, one after the other, the last partial one dropped; at most max windows, 0 for all.
+/* Cut ids into windows, one after the other, the last partial one dropped; at most max windows, 0 for all.
  * Fewer than one window, or a length below 2: SQ_E_ARG. */
-int sq_windows_cut(struct sq_windows *w, const int32_t *ids, int64_t count, int64_t length, int64_t max) SQ_MUSTUSE;
+int sq_windows_cut(struct sq_windows *w, const struct sq_ids *ids, int64_t length, int64_t max) SQ_MUSTUSE;
 void sq_windows_release(struct sq_windows *w);
 
-/* Append the token ids in a file: a JSON array of integers, a JSON object with such an array as "ids", or integers
- * separated by white space. SQ_E_IO, SQ_E_FORMAT, SQ_E_VALUE. */
-int sq_ids_load(struct sq_ids *out, const char *path) SQ_MUSTUSE;
-/* Append the ids of a text file, tokenised once with the BOS rule of the model's own tokenizer, which is among the
- * source's files; SQ_E_ARG says so when it is not. */
+/* Append the ids of a text file (as sq_text_read takes it), tokenised once with the BOS rule of the model's own tokenizer,
+ * which is among the source's files; SQ_E_ARG says so when it is not. */
 int sq_ids_from_text(struct sq_ids *out, const struct sq_source *src, const char *path) SQ_MUSTUSE;
 
 /* Who wants to know how far a pass is. Either function may be NULL. */
