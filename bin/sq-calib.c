@@ -2,7 +2,6 @@
 #include "sq/app.h"
 #include "sq/calib.h"
 #include "sq/config.h"
-#include "sq/hash.h"
 #include "sq/json.h"
 #include "sq/stream.h"
 #include "sq/tok.h"
@@ -16,8 +15,8 @@ struct job {
     bool have_model;
 };
 
-/* The ids of all texts, or of the file of ids; source is the digest of what they were made from. */
-static int read_ids(struct sq_ids *ids, uint64_t *source, int32_t *bos, const struct job *job)
+/* The ids of all texts, or of the file of ids. */
+static int read_ids(struct sq_ids *ids, int32_t *bos, const struct job *job)
 {
     struct sq_text text = SQ_TEXT_INIT;
     struct sq_tok *tok = NULL;
@@ -26,7 +25,6 @@ static int read_ids(struct sq_ids *ids, uint64_t *source, int32_t *bos, const st
     *bos = -1;
     if (job->ids) {
         SQ_TRY(sq_ids_read(ids, job->ids));
-        *source = sq_hash_of(ids->v, (size_t)ids->n * sizeof(*ids->v));
         goto out;
     }
     SQ_TRY(sq_tok_from_files(&tok, &job->files));
@@ -35,7 +33,6 @@ static int read_ids(struct sq_ids *ids, uint64_t *source, int32_t *bos, const st
     SQ_TRY(sq_tok_encode(ids, tok, text.p, text.n, SQ_TOK_RULE));
     if (sq_tok_dropped(tok))
         sq_log(SQ_WARNING, "%" PRId64 " characters are not in the vocabulary and are left out", sq_tok_dropped(tok));
-    *source = sq_hash_of(text.p, text.n);
     *bos = sq_tok_bos(tok);
 out:
     sq_tok_free(&tok);
@@ -48,7 +45,6 @@ static int put_samples(struct sq_stream *out, struct job *job)
     struct sq_ids ids = SQ_IDS_INIT;
     struct sq_samples samples = SQ_SAMPLES_INIT;
     json_t *head = NULL;
-    uint64_t source;
     int32_t bos;
     int rc = 0;
 
@@ -59,10 +55,10 @@ static int put_samples(struct sq_stream *out, struct job *job)
     if (job->draw.length > job->cfg.max_positions)
         SQ_TRY(sq_fail(SQ_E_ARG, "samples of %" PRId64 " tokens, the model has %" PRId64 " positions", job->draw.length,
                        job->cfg.max_positions));
-    SQ_TRY(read_ids(&ids, &source, &bos, job));
+    SQ_TRY(read_ids(&ids, &bos, job));
     SQ_TRY(sq_ids_check(&ids, job->cfg.vocab));
     SQ_TRY(sq_samples_draw(&samples, &ids, &job->draw));
-    SQ_TRY(sq_samples_head(&head, &samples, source, bos, job->draw.seed));
+    SQ_TRY(sq_samples_head(&head, &samples, &ids, bos, job->draw.seed));
     SQ_TRY(sq_stream_put(out, head, samples.id, (size_t)(samples.samples * samples.length) * sizeof(*samples.id)));
     sq_log(SQ_INFO, "%" PRId64 " samples of %" PRId64 " tokens, %" PRId64 " held out, from %" PRId64 " tokens", samples.samples,
            samples.length, samples.heldout, ids.n);
@@ -119,8 +115,10 @@ int main(int argc, char **argv)
 
     sq_app_init(&app, "sq-calib", "-t FILE | --ids FILE", "add calibration samples to a model stream", opts, 0, argc, argv);
     job.draw.seed = (uint64_t)app.seed;
-    if (!job.ids == !job.texts.n)
-        SQ_TRY(sq_fail(SQ_E_ARG, "give either --text or --ids"));
+    if (!job.ids == !job.texts.n) {
+        (void)sq_app_exit(&app, sq_fail(SQ_E_ARG, "give either --text or --ids"));
+        return 2;
+    }
     SQ_TRY(sq_stream_open(&in, app.in, SQ_READ));
     SQ_TRY(sq_stream_open(&out, app.out, SQ_WRITE));
     SQ_TRY(sq_stream_begin(out, in, &app));

@@ -276,7 +276,7 @@ out:
     return rc;
 }
 
-int sq_bpe_word(struct sq_ids *out, struct sq_bpe *b, const char *s, size_t n)
+static int word(struct sq_ids *out, struct sq_bpe *b, const char *s, size_t n)
 {
     struct sq_cached *c = NULL;
     uint64_t hash = 0;
@@ -308,6 +308,37 @@ int sq_bpe_word(struct sq_ids *out, struct sq_bpe *b, const char *s, size_t n)
             memcpy(c->id, b->id, (size_t)count * sizeof(*b->id));
     }
     rc = push_all(out, b->id, count);
+out:
+    return rc;
+}
+
+static bool is_known(const struct sq_tok *tok, const char *s, size_t n)
+{
+    return (n == 1 ? tok->ascii_id[(unsigned char)*s] : sq_vocab_get(&tok->vocab, s, n)) >= 0;
+}
+
+/* Without a pre-tokenizer a word is a whole text. Where no merge joins two neighbours it falls into parts that cannot
+ * influence one another; unknown characters stay with theirs, since they may become one token together. */
+int sq_bpe_word(struct sq_ids *out, struct sq_bpe *b, const char *s, size_t n)
+{
+    const struct sq_map *join = &b->tok->join;
+    size_t start = 0;
+    uint64_t before = 0;
+    bool known_before = false;
+    int rc = 0;
+
+    for (size_t at = 0, step; join->slot && n > CACHED_BYTES && at < n; at += step) {
+        step = sq_utf8_len(s + at);
+        const uint64_t c = sq_utf8_get(s + at);
+        const bool known = is_known(b->tok, s + at, step);
+        if (at > start && known && known_before && sq_map_get(join, before << SQ_MAP_SHIFT | c) == SQ_MAP_NONE) {
+            SQ_TRY(word(out, b, s + start, at - start));
+            start = at;
+        }
+        before = c;
+        known_before = known;
+    }
+    rc = word(out, b, s + start, n - start);
 out:
     return rc;
 }

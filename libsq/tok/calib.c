@@ -63,10 +63,10 @@ void sq_samples_release(struct sq_samples *s)
     *s = (struct sq_samples)SQ_SAMPLES_INIT;
 }
 
-int sq_samples_head(json_t **out, const struct sq_samples *s, uint64_t source, int32_t bos, uint64_t seed)
+int sq_samples_head(json_t **out, const struct sq_samples *s, const struct sq_ids *from, int32_t bos, uint64_t seed)
 {
     char digest[SQ_HASH_TEXT];
-    sq_hash_text(digest, source);
+    sq_hash_text(digest, sq_hash_of(from->v, (size_t)from->n * sizeof(*from->v)));
     *out = json_pack("{s:s, s:I, s:I, s:I, s:s, s:s, s:i, s:I, s:I}", "record", "tokens", "samples", (json_int_t)s->samples,
                      "length", (json_int_t)s->length, "heldout", (json_int_t)s->heldout, "dtype", "i32", "source", digest,
                      "bos", bos, "seed", (json_int_t)seed, "bytes",

@@ -104,6 +104,7 @@ extern const char sq_pattern_gpt2[];
 struct sq_tok {
     struct sq_vocab vocab;
     struct sq_map merge;      /* left id << 32 | right id -> rank << 32 | id */
+    struct sq_map join;       /* characters: last of a left part << 32 | first of its right part, for every merge */
     bool byte_level;          /* symbols are bytes in the GPT-2 alphabet; else characters */
     bool byte_fallback, fuse_unk, ignore_merges;
     int32_t byte_id[256];     /* byte level: of the byte's letter; else of <0xXX>; -1: none */

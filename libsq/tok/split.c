@@ -185,10 +185,18 @@ int sq_cutter_init(struct sq_cutter *c, struct sq_ids *out, struct sq_bpe *bpe)
         return sq_fail(SQ_E_NOMEM, "no memory for matching");
     pcre2_set_match_limit(c->limits, MATCH_LIMIT);
     pcre2_set_depth_limit(c->limits, DEPTH_LIMIT);
-    c->stack = pcre2_jit_stack_create(32 << 10, STACK_MAX, NULL);
+    return 0;
+}
+
+/* The first 32 KiB are on the machine's stack; patterns that need more are rare, and a larger one costs a mapping. */
+static bool larger_stack(struct sq_cutter *c)
+{
+    if (c->stack)
+        return false;
+    c->stack = pcre2_jit_stack_create(64 << 10, STACK_MAX, NULL);
     if (c->stack)
         pcre2_jit_stack_assign(c->limits, NULL, c->stack);
-    return 0;
+    return c->stack != NULL;
 }
 
 void sq_cutter_release(struct sq_cutter *c)
@@ -261,6 +269,8 @@ static int split(struct sq_cutter *c, int index, const char *s, size_t n, bool f
         const int got = pcre2_match(step->re, (PCRE2_SPTR)s, n, from, PCRE2_NO_UTF_CHECK, c->match, c->limits);
         if (got == PCRE2_ERROR_NOMATCH)
             break;
+        if (got == PCRE2_ERROR_JIT_STACKLIMIT && larger_stack(c))
+            continue;
         if (got < 0) {
             char why[128];
             pcre2_get_error_message(got, (PCRE2_UCHAR *)why, sizeof(why));

@@ -62,6 +62,7 @@ void sq_tok_free(struct sq_tok **tok)
     sq_ids_release(&t->prefix);
     sq_ids_release(&t->suffix);
     sq_map_release(&t->merge);
+    sq_map_release(&t->join);
     sq_vocab_release(&t->vocab);
     sq_free(t);
     *tok = NULL;
@@ -147,6 +148,43 @@ out:
     return rc;
 }
 
+static uint32_t last_char(struct sq_tok_str s)
+{
+    size_t at = s.n - 1;
+    while (at > 0 && ((unsigned char)s.p[at] & 0xc0) == 0x80)
+        at--;
+    return sq_utf8_get(s.p + at);
+}
+
+/* Which neighbours a merge can ever join. A symbol that is no character (a byte, the unknown token) in a merge would make
+ * that unsafe to tell from the text; then there is no table and words stay whole. */
+static int fill_joins(struct sq_tok *tok)
+{
+    int rc = 0;
+    if (tok->byte_level || tok->ignore_merges)
+        return 0;
+    SQ_TRY(sq_map_init(&tok->join, tok->merge.n));
+    for (uint64_t i = 0; tok->merge.n > 0 && i <= tok->merge.mask; i++) {
+        const uint64_t key = tok->merge.slot[i].key;
+        if (key == SQ_MAP_NONE)
+            continue;
+        const int32_t part[2] = {(int32_t)(key >> SQ_MAP_SHIFT), (int32_t)(uint32_t)key};
+        for (int k = 0; k < 2; k++) {
+            bool odd = part[k] == tok->unk || sq_tok_spelling(tok, part[k]).n == 0;
+            for (int b = 0; b < 256; b++)
+                odd = odd || part[k] == tok->byte_id[b];
+            if (odd) {
+                sq_map_release(&tok->join);
+                return 0;
+            }
+        }
+        sq_map_put(&tok->join, (uint64_t)last_char(sq_tok_spelling(tok, part[0])) << SQ_MAP_SHIFT |
+                                   sq_utf8_get(sq_tok_spelling(tok, part[1]).p), 0);
+    }
+out:
+    return rc;
+}
+
 int sq_tok_seal(struct sq_tok *tok)
 {
     byte_table(tok);
@@ -154,7 +192,8 @@ int sq_tok_seal(struct sq_tok *tok)
         for (int b = 0; b < 256; b++)
             if (tok->byte_id[b] < 0)
                 return sq_fail(SQ_E_UNSUP, "byte_fallback with a byte-level vocabulary that lacks byte %d is not supported", b);
-    return fill_tries(tok);
+    const int rc = fill_joins(tok);
+    return rc < 0 ? rc : fill_tries(tok);
 }
 
 /* ---- encode ---- */

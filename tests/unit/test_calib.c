@@ -10,6 +10,7 @@
 #include <cmocka.h>
 
 #include "sq/calib.h"
+#include "sq/hash.h"
 
 /* A file with these bytes; its name, of the given ending, is in path. */
 static void file_of(char path[64], const char *end, const char *bytes, size_t n)
@@ -174,11 +175,16 @@ static void test_head(void **state)
 {
     (void)state;
     const struct sq_samples s = {NULL, 3, 1, 8};
+    const struct sq_ids from = {(int32_t[]){1, 2, 3}, 3, 3};
+    char want[256], digest[SQ_HASH_TEXT];
     json_t *head;
-    assert_int_equal(sq_samples_head(&head, &s, 0xabcu, -1, 7), 0);
+    sq_hash_text(digest, sq_hash_of((const int32_t[]){1, 2, 3}, 12));
+    snprintf(want, sizeof want,
+             "{\"record\":\"tokens\",\"samples\":3,\"length\":8,\"heldout\":1,\"dtype\":\"i32\",\"source\":\"%s\",\"bos\":-1,"
+             "\"seed\":7,\"bytes\":96}", digest);
+    assert_int_equal(sq_samples_head(&head, &s, &from, -1, 7), 0);
     char *text = json_dumps(head, JSON_COMPACT);
-    assert_string_equal(text, "{\"record\":\"tokens\",\"samples\":3,\"length\":8,\"heldout\":1,\"dtype\":\"i32\",\"source\":"
-                              "\"0000000000000abc\",\"bos\":-1,\"seed\":7,\"bytes\":96}");
+    assert_string_equal(text, want);
     free(text);
     json_decref(head);
 }

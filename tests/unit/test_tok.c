@@ -392,7 +392,7 @@ static void test_bad_json(void **state)
 static void test_long_words(void **state)
 {
     (void)state;
-    enum { N = 4 << 20 };
+    enum { N = 1 << 20 };
     struct sq_tok *tok;
     char *text = malloc(N);
     assert_non_null(text);

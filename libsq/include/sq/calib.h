@@ -45,8 +45,8 @@ struct sq_samples {
  * of the ids, at least one length. Too few ids: SQ_E_ARG with both lengths. */
 int sq_samples_draw(struct sq_samples *out, const struct sq_ids *ids, const struct sq_draw *how) SQ_MUSTUSE;
 void sq_samples_release(struct sq_samples *s);
-/* The header of their record in a stream; source is the digest of the text or ids they come from, bos as sq_tok_bos. */
-int sq_samples_head(json_t **out, const struct sq_samples *s, uint64_t source, int32_t bos, uint64_t seed) SQ_MUSTUSE;
+/* The header of their record in a stream, with the digest of all the ids that they were drawn from; bos as sq_tok_bos. */
+int sq_samples_head(json_t **out, const struct sq_samples *s, const struct sq_ids *from, int32_t bos, uint64_t seed) SQ_MUSTUSE;
 
 /* The whole windows of length tokens in ids, at most max (0: all); the last partial one is dropped. None:
  * SQ_E_ARG with both lengths. */
