@@ -131,6 +131,28 @@ static void expect_strings(const struct sq_tok *tok, const char *path)
     free(out);
 }
 
+/* A GGUF file's keys give the ids of the tokenizer.json that it was made from: the figure of the same text. */
+static void expect_figure(const struct sq_tok *tok, const char *tokenizer, const char *text)
+{
+    for (size_t i = 0; i < sizeof figures / sizeof *figures; i++) {
+        char path[256], digest[SQ_HASH_TEXT];
+        struct sq_ids ids = SQ_IDS_INIT;
+        size_t n;
+        if (strcmp(figures[i].tokenizer, tokenizer) != 0 || strcmp(figures[i].text, text) != 0)
+            continue;
+        snprintf(path, sizeof path, SHARED "%s", text);
+        char *s = slurp(path, &n);
+        NEED(s, path);
+        assert_int_equal(sq_tok_encode(&ids, tok, s, n, SQ_TOK_RULE), 0);
+        sq_hash_text(digest, sq_hash_of(ids.v, (size_t)ids.n * sizeof *ids.v));
+        assert_string_equal(digest, figures[i].digest);
+        sq_ids_release(&ids);
+        free(s);
+        return;
+    }
+    fail_msg("no figure of %s and %s", tokenizer, text);
+}
+
 static void from_gguf(const char *name)
 {
     struct sq_gguf *g;
@@ -151,6 +173,10 @@ static void from_gguf(const char *name)
         fail_msg("%s: %s", name, sq_errmsg());
     free(json);
     expect_strings(tok, path);
+    if (strcmp(name, "gpt-2") == 0)
+        expect_figure(tok, "data/tokenizers/gpt2.tokenizer.json", "data/wikitext2/wiki.test.raw");
+    if (strcmp(name, "llama-spm") == 0)
+        expect_figure(tok, "data/tokenizers/llama2.tokenizer.json", "data/wikitext2/wiki.test.raw");
     sq_tok_free(&tok);
 }
 
