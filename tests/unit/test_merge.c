@@ -59,45 +59,64 @@ static void set_scheme(struct sq_layer *l, const char *name, double rate)
     assert_int_equal(sq_scheme_to_json(&l->scheme, &s), 0);
 }
 
-/* Layer 0 of window.safetensors in float. */
-static void float_layer(struct sq_layer *l, const struct golden *g)
+/* The float layer of a golden file; prefix "layers.0." or "". */
+static void float_layer_of(struct sq_layer *l, const struct golden *g, const char *prefix,
+                           const struct sq_config *c)
 {
     char name[SQ_NAME_MAX], linear[SQ_LINEAR_NAME];
     *l = (struct sq_layer)SQ_LAYER_INIT;
     l->index = 0;
-    for (int64_t k = 0; k < sq_config_linears(&cfg); k++) {
+    for (int64_t k = 0; k < sq_config_linears(c); k++) {
         int64_t rows, cols;
-        sq_linear_shape(&rows, &cols, &cfg, k);
-        snprintf(name, sizeof name, "%s.weight", sq_linear_name(linear, &cfg, k));
-        add_golden(l, g, "layers.0.", name, rows, cols);
+        sq_linear_shape(&rows, &cols, c, k);
+        snprintf(name, sizeof name, "%s.weight", sq_linear_name(linear, c, k));
+        add_golden(l, g, prefix, name, rows, cols);
+        snprintf(name, sizeof name, "%s.bias", linear);
+        if (sq_linear_has_bias(c, k))
+            add_golden(l, g, prefix, name, 0, rows);
     }
-    for (int i = 0; i < 2; i++)
-        add_golden(l, g, "layers.0.", sq_gain_name((enum sq_gain_id)i), 0, cfg.hidden);
+    for (int i = 0; i < SQ_GAINS; i++)
+        if (sq_gain_size(c, (enum sq_gain_id)i))
+            add_golden(l, g, prefix, sq_gain_name((enum sq_gain_id)i), 0,
+                       sq_gain_size(c, (enum sq_gain_id)i));
+    if (c->experts)
+        add_golden(l, g, prefix, "mlp.gate.weight", c->experts, c->hidden);
 }
 
-/* ... with what a window learned */
-static void learned_layer(struct sq_layer *l, const struct golden *gw, const struct golden *g,
-                          const char *scheme)
+/* ... with what was learned */
+static void learned_layer_of(struct sq_layer *l, const struct golden *gw, const struct golden *g,
+                             const char *prefix, const struct sq_config *c, const char *scheme)
 {
     struct sq_params p;
     struct sq_scheme s;
-    float_layer(l, gw);
+    char key[256];
+    float_layer_of(l, gw, prefix, c);
     assert_int_equal(sq_scheme_parse(&s, scheme), 0);
-    const struct sq_params_spec spec = {
-        .lora = true, .clip = true, .scaling = golden_has(g, "layers.0.alpha.qkv"), .rank = 4};
-    assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 0), 0);
+    snprintf(key, sizeof key, "%salpha.qkv", prefix);
+    const struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = golden_has(g, key), .rank = 4};
+    assert_int_equal(sq_params_new(&p, c, &s, &spec, 0), 0);
     for (int64_t i = 0; i < p.nparam; i++) {
-        char key[256];
-        snprintf(key, sizeof key, "layers.0.%s", p.param[i].name);
+        snprintf(key, sizeof key, "%s%s", prefix, p.param[i].name);
         float *x = golden_f32(g, key, NULL);
         memcpy(p.param[i].x, x, (size_t)p.param[i].n * sizeof *x);
         free(x);
     }
-    assert_int_equal(sq_params_store(l, &p, &cfg), 0);
-    assert_int_equal(sq_params_store(l, &p, &cfg), 0); /* replaces */
+    assert_int_equal(sq_params_store(l, &p, c), 0);
+    assert_int_equal(sq_params_store(l, &p, c), 0); /* replaces */
     set_scheme(l, scheme, 1);
     l->state = SQ_FINAL;
     sq_params_release(&p);
+}
+
+static void float_layer(struct sq_layer *l, const struct golden *g)
+{
+    float_layer_of(l, g, "layers.0.", &cfg);
+}
+
+static void learned_layer(struct sq_layer *l, const struct golden *gw, const struct golden *g,
+                          const char *scheme)
+{
+    learned_layer_of(l, gw, g, "layers.0.", &cfg, scheme);
 }
 
 static const struct sq_tensor *part(const struct sq_layer *l, const char *linear, const char *what)
@@ -109,60 +128,94 @@ static const struct sq_tensor *part(const struct sq_layer *l, const char *linear
     return t;
 }
 
-/* The oracle's codes, scales and zero points; and the reader's weights equal the rounded fold, bit for bit.
- */
-static void test_oracle(void **state)
+/* Codes that differ from the oracle's; scales and zero points must agree. */
+static int64_t compare_codes(const struct sq_layer *l, const struct golden *g, const char *prefix,
+                             const struct sq_config *c)
+{
+    int64_t differ = 0;
+    for (int64_t k = 0; k < sq_config_linears(c); k++) {
+        char linear[SQ_LINEAR_NAME], key[256];
+        static const char *const name[] = {"q", "s", "zp"};
+        double *want[3];
+        int64_t n[3];
+        sq_linear_name(linear, c, k);
+        for (int i = 0; i < 3; i++) {
+            snprintf(key, sizeof key, "%s%s.%s", prefix, linear, name[i]);
+            want[i] = golden_f64(g, key, n + i);
+        }
+        const uint8_t *q = part(l, linear, "codes")->data, *zero = part(l, linear, "zeros")->data;
+        const float *scale = part(l, linear, "scales")->data;
+        for (int64_t i = 0; i < n[0]; i++)
+            differ += (double)q[i] != want[0][i];
+        for (int64_t i = 0; i < n[1]; i++) {
+            assert_true(fabs((double)scale[i] - want[1][i]) <= 3e-5 * want[1][i]);
+            assert_true((double)zero[i] == want[2][i]);
+        }
+        free(want[0]), free(want[1]), free(want[2]);
+    }
+    return differ;
+}
+
+/* Merge with f32 scales: what a reader gets equals the rounded fold, bit for bit. Returns codes that differ
+ * from the oracle's. */
+static int64_t merge_and_compare(const char *float_file, const char *file, const char *prefix,
+                                 const struct sq_config *c, const char *scheme)
+{
+    struct golden gw, g;
+    struct sq_layer l;
+    struct sq_block w, b;
+    struct sq_params p;
+    struct sq_scheme s;
+    golden_open(&gw, float_file);
+    golden_open(&g, file);
+    learned_layer_of(&l, &gw, &g, prefix, c, scheme);
+    assert_int_equal(sq_scheme_parse(&s, scheme), 0);
+    assert_int_equal(sq_block_new(&w, c), 0);
+    assert_int_equal(sq_block_new(&b, c), 0);
+    assert_int_equal(sq_block_load(&w, &l), 0);
+    assert_int_equal(sq_params_load(&p, c, &s, &l), 0);
+    assert_int_equal(p.rank, 4);
+    const int64_t before = l.ntensor - p.nparam;
+    sq_fold_flat(&w, &w, &p, ops());
+    sq_fold_round(&w, &w, &p, &s, ops());
+    assert_int_equal(sq_layer_merge(&l, c, SQ_F32, ops()), 0);
+    assert_int_equal(l.state, SQ_MERGED);
+    assert_int_equal(l.ntensor, before + 2 * w.nlinear); /* codes, scales, zeros in place of a weight */
+    const int64_t differ = compare_codes(&l, &g, prefix, c);
+    assert_int_equal(sq_block_load(&b, &l), 0);
+    assert_memory_equal(b.all, w.all, (size_t)w.count * sizeof(float));
+    sq_block_release(&b), sq_block_release(&w), sq_params_release(&p), sq_layer_release(&l);
+    golden_close(&g), golden_close(&gw);
+    return differ;
+}
+
+static void test_windows(void **state)
 {
     (void)state;
+    assert_true(merge_and_compare("window", "window_w2a16", "layers.0.", &cfg, "W2A16") <= 3);
+    assert_true(merge_and_compare("window", "window_w4a4", "layers.1.", &cfg, "W4A4") <= 3);
+}
+
+static void test_models(void **state)
+{
+    (void)state;
+    static const char *const models[] = {"llama", "qwen2", "qwen3", "qwen3-moe"};
     static const struct {
-        const char *file, *scheme;
-    } files[] = {{"window_w2a16", "W2A16"}, {"window_w4a4", "W4A4"}};
-    for (int f = 0; f < SQ_COUNT(files); f++) {
-        struct golden gw, g;
-        struct sq_layer l;
-        struct sq_block w, b;
-        struct sq_params p;
-        struct sq_scheme s;
-        int64_t differ = 0;
-        golden_open(&gw, "window");
-        golden_open(&g, files[f].file);
-        learned_layer(&l, &gw, &g, files[f].scheme);
-        assert_int_equal(sq_scheme_parse(&s, files[f].scheme), 0);
-        assert_int_equal(sq_block_new(&w, &cfg), 0);
-        assert_int_equal(sq_block_new(&b, &cfg), 0);
-        assert_int_equal(sq_block_load(&w, &l), 0);
-        assert_int_equal(sq_params_load(&p, &cfg, &s, &l), 0);
-        assert_int_equal(p.rank, 4);
-        sq_fold_flat(&w, &w, &p, ops());
-        sq_fold_round(&w, &w, &p, &s, ops());
-        assert_int_equal(sq_layer_merge(&l, &cfg, SQ_F32, ops()), 0);
-        assert_int_equal(l.state, SQ_MERGED);
-        assert_int_equal(l.ntensor, 2 + 3 * 7);
-        for (int64_t k = 0; k < 7; k++) {
-            char linear[SQ_LINEAR_NAME], key[256];
-            static const char *const name[] = {"q", "s", "zp"};
-            double *want[3];
-            int64_t n[3];
-            sq_linear_name(linear, &cfg, k);
-            for (int i = 0; i < 3; i++) {
-                snprintf(key, sizeof key, "layers.0.%s.%s", linear, name[i]);
-                want[i] = golden_f64(&g, key, n + i);
-            }
-            const uint8_t *q = part(&l, linear, "codes")->data, *zero = part(&l, linear, "zeros")->data;
-            const float *scale = part(&l, linear, "scales")->data;
-            for (int64_t i = 0; i < n[0]; i++)
-                differ += (double)q[i] != want[0][i];
-            for (int64_t i = 0; i < n[1]; i++)
-                assert_true(fabs((double)scale[i] - want[1][i]) <= 3e-5 * want[1][i] &&
-                            (double)zero[i] == want[2][i]);
-            free(want[0]), free(want[1]), free(want[2]);
+        const char *name, *scheme;
+    } schemes[] = {{"w2a16", "W2A16"}, {"w4a4", "W4A4"}, {"w4a16g32", "W4A16g32"}};
+    for (int m = 0; m < SQ_COUNT(models); m++)
+        for (int i = 0; i < SQ_COUNT(schemes); i++) {
+            struct sq_config c = cfg;
+            char float_file[64], file[128];
+            c.qkv_bias = m == 1;
+            c.qk_norm = m >= 2;
+            c.head_dim = m >= 2 ? 24 : 16;
+            if (m == 3)
+                c.experts = 4, c.top = 2, c.ffn = 32;
+            snprintf(float_file, sizeof float_file, "layer_%s", models[m]);
+            snprintf(file, sizeof file, "%s_%s", float_file, schemes[i].name);
+            assert_int_equal(merge_and_compare(float_file, file, "", &c, schemes[i].scheme), 0);
         }
-        assert_true(differ <= 3);
-        assert_int_equal(sq_block_load(&b, &l), 0);
-        assert_memory_equal(b.all, w.all, (size_t)w.count * sizeof(float));
-        sq_block_release(&b), sq_block_release(&w), sq_params_release(&p), sq_layer_release(&l);
-        golden_close(&g), golden_close(&gw);
-    }
 }
 
 static void test_stored_scales(void **state)
@@ -434,11 +487,9 @@ static void test_table(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_oracle),
-        cmocka_unit_test(test_stored_scales),
-        cmocka_unit_test(test_symmetric_and_float),
-        cmocka_unit_test(test_refusals),
-        cmocka_unit_test(test_table),
+        cmocka_unit_test(test_windows),       cmocka_unit_test(test_models),
+        cmocka_unit_test(test_stored_scales), cmocka_unit_test(test_symmetric_and_float),
+        cmocka_unit_test(test_refusals),      cmocka_unit_test(test_table),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
