@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "sq/params.h"
+#include "sq/merge.h"
 
 /* Windows advance in groups of about this many tokens: enough rows for fast products, a small trace. */
 enum { GROUP = 4096 };
@@ -202,36 +202,45 @@ out:
     return rc;
 }
 
-/* Keep t if it is the one of that name; 1 when kept. */
-static bool take(struct sq_tensor *kept, struct sq_tensor *t, const char *name)
+/* Tensors outside of the layers up to the next layer or the end: tables and norm are kept. */
+static int read_top(struct sq_source *src, struct sq_table *embed, struct sq_table *head, struct sq_tensor *norm)
 {
-    if (strcmp(t->name, name) != 0)
-        return false;
-    sq_tensor_move(kept, t);
-    return true;
+    struct sq_tensor t = SQ_TENSOR_INIT;
+    int rc;
+    while ((rc = sq_source_top(src, &t)) > 0) {
+        if (strcmp(t.name, SQ_FINAL_NORM_NAME) == 0) {
+            sq_tensor_move(norm, &t);
+            continue;
+        }
+        SQ_TRY(sq_table_offer(embed, &t, SQ_EMBED_NAME));
+        if (rc == 0)
+            SQ_TRY(sq_table_offer(head, &t, SQ_HEAD_NAME));
+        if (rc == 0)
+            sq_log(SQ_INFO, "tensor '%s' is not used", t.name);
+    }
+out:
+    sq_tensor_release(&t);
+    return rc;
 }
 
 int sq_states_run(struct sq_states *s, struct sq_source *src, const struct sq_windows *w, const struct sq_ops *ops,
                   const struct sq_watch *watch)
 {
-    struct sq_tensor t = SQ_TENSOR_INIT, embed = SQ_TENSOR_INIT, norm = SQ_TENSOR_INIT, head = SQ_TENSOR_INIT;
+    struct sq_table embed_table = SQ_TABLE_INIT, head_table = SQ_TABLE_INIT;
+    struct sq_tensor embed = SQ_TENSOR_INIT, norm = SQ_TENSOR_INIT, head = SQ_TENSOR_INIT;
     const struct sq_config *cfg = sq_source_config(src);
     int rc;
     *s = (struct sq_states){0};
-    while ((rc = sq_source_top(src, &t)) > 0)
-        if (!take(&embed, &t, SQ_EMBED_NAME))
-            sq_log(SQ_INFO, "tensor '%s' is not used", t.name);
-    SQ_TRY(rc);
+    SQ_TRY(read_top(src, &embed_table, &head_table, &norm));
+    SQ_TRY(sq_table_take(&embed, &embed_table, SQ_EMBED_NAME));
     if (!embed.data)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "the model has no '%s' in front of its layers", SQ_EMBED_NAME));
     SQ_TRY(sq_states_embed(s, cfg, &embed, w, ops, watch));
     if (!cfg->tied)
         sq_tensor_release(&embed);
     SQ_TRY(run_layers(s, src));
-    while ((rc = sq_source_top(src, &t)) > 0)
-        if (!take(&norm, &t, SQ_FINAL_NORM_NAME) && !take(&head, &t, SQ_HEAD_NAME))
-            sq_log(SQ_INFO, "tensor '%s' is not used", t.name);
-    SQ_TRY(rc);
+    SQ_TRY(read_top(src, &embed_table, &head_table, &norm));
+    SQ_TRY(sq_table_take(&head, &head_table, SQ_HEAD_NAME));
     if (!norm.data || (!head.data && !embed.data))
         SQ_TRY(sq_fail(SQ_E_FORMAT, "the model has no '%s'", norm.data ? SQ_HEAD_NAME : SQ_FINAL_NORM_NAME));
     SQ_TRY(sq_states_head(s, &norm, head.data ? &head : &embed));
@@ -239,7 +248,8 @@ out:
     sq_tensor_release(&head);
     sq_tensor_release(&norm);
     sq_tensor_release(&embed);
-    sq_tensor_release(&t);
+    sq_table_release(&head_table);
+    sq_table_release(&embed_table);
     if (rc < 0)
         sq_states_release(s);
     return rc;

@@ -115,3 +115,17 @@ END
     [[ $stderr == *"sq-merge: error: "* ]]
     [ ! -e out.sq ]
 }
+
+@test "sq-merge: a rounded embedding means the same to sq-eval as to readers of the hf directory" {
+    seq 0 255 >ids
+    for scheme in W4A16 W3A16g32; do
+        sq-merge -s $scheme --embed W4g32 -i float.sq -o m.sq
+        rm -rf hf
+        sq-pack -q -f hf -o hf -i m.sq
+        sq-eval --ids ids -l 32 --json m.sq 2>/dev/null >a.json
+        sq-eval --ids ids -l 32 --json hf 2>/dev/null >b.json
+        run -0 python3 -c 'import json
+a, b = (json.loads(open(n).readline())["value"] for n in ("a.json", "b.json"))
+assert abs(a / b - 1) < 1e-6, (a, b)'
+    done
+}
