@@ -1,9 +1,17 @@
 /* sq/op.h - the table of operations: filled with the reference, then overridden by a faster backend
  *
  * Shapes: T tokens, C channels, H heads, KV key/value heads, D head dim, F ffn, V vocab, R rows out,
- * K columns in, G groups. All arrays f32 row-major unless said otherwise; nothing is allocated by an
- * operation but per-thread workspace of fixed size inside the product layer. Results do not depend on the number
- * of threads. Outputs may not alias inputs unless said. */
+ * K columns in, G groups. All arrays f32 row-major unless said otherwise; outputs may not alias inputs unless said.
+ *
+ * Nothing is allocated by an operation: workspace is reserved as address space by sq_ops_get and touched as needed
+ * (products: up to 32 MiB for the process, attention: up to 16 MiB a thread); only oneDNN keeps code for each shape it
+ * met. Operations use omp_get_max_threads() threads where the work is large; they may be called from several threads
+ * of a program, products and attention then take turns. Results do not depend on the number of threads; they do on the
+ * instruction set and libraries, which `isa` names:
+ *   SQ_ISA=base      in the environment: plain C, no vector kernels, no libraries
+ *   SQ_ISA=vector    our vector kernels, no libraries
+ *   BLIS_ARCH_TYPE   BLIS's own choice of a kernel set
+ *   OMP_WAIT_POLICY=passive   no effect on results; kinder where several programs share the processors */
 #ifndef SQ_OP_H
 #define SQ_OP_H
 
@@ -76,8 +84,9 @@ struct sq_ops {
     void (*kl)(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
 };
 
-/* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is
- * process-wide and constant. SQ_E_UNSUP when a named backend cannot run here. */
+/* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is process-wide and
+ * constant; SQ_ISA is read by the first call. SQ_E_UNSUP when a named backend cannot run here, SQ_E_ARG for an unknown
+ * SQ_ISA, SQ_E_NOMEM without address space for the workspace. */
 int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision) SQ_MUSTUSE;
 
 SQ_END_DECLS

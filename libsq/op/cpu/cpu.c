@@ -7,6 +7,7 @@
 
 const struct sq_vec *sq_vec = &sq_vec_base;
 struct sq_tile sq_tile;
+const char *sq_bf16_unit;
 
 static const struct sq_vec *vectors(void)
 {
@@ -26,13 +27,16 @@ int sq_cpu_init(enum sq_cpu_level level)
     /* A processor without vectors of ours may still have a kernel of BLIS's. */
     if (level < SQ_CPU_LIBRARIES || sq_tile_blis(&sq_tile) < 0)
         sq_tile = sq_vec->tile;
+    if (level < SQ_CPU_LIBRARIES || sq_onednn_open(&sq_bf16_unit) < 0)
+        sq_bf16_unit = NULL;
     return 0;
 }
 
 void sq_cpu_fill(struct sq_ops *ops)
 {
     ops->name = "cpu";
-    snprintf(ops->isa, sizeof ops->isa, "%s %s", sq_vec->name, sq_tile.name);
+    const char *unit = ops->precision == SQ_BF16_PRODUCTS && sq_bf16_unit ? sq_bf16_unit : "";
+    snprintf(ops->isa, sizeof ops->isa, "%s %s%s%s", sq_vec->name, sq_tile.name, *unit ? " " : "", unit);
     ops->gemm = sq_gemm_cpu;
     ops->attention = sq_attention_cpu;
     ops->attention_grad = sq_attention_grad_cpu;

@@ -14,7 +14,7 @@
 /* C[m,n] (+)= sum over p < k of a[p*wr + i] * b[p*wc + j], m <= wr, n <= wc; C's rows are ldc apart. Panels are
  * whole: their rows and columns past m, n are zero. */
 struct sq_tile {
-    char name[16]; /* "blis-zen3", "own" */
+    char name[24]; /* "blis-zen3", "own" */
     int64_t wr, wc, kc;
     bool wide; /* the columns' panel is the wider one: it stays in L2 while the rows' panel stays in L1 */
     void (*mul)(float *c, int64_t ldc, const float *a, const float *b, int64_t m, int64_t n, int64_t k, bool add);
@@ -72,12 +72,21 @@ extern const struct sq_vec sq_vec_avx2;
 /* BLIS's own micro-kernel for this processor; SQ_E_UNSUP when its shape cannot be used or it was not built in. */
 int sq_tile_blis(struct sq_tile *out) SQ_MUSTUSE;
 
+/* oneDNN's products. *unit: the processor's unit for bf16 products that it would use ("dnnl-amx", "dnnl-bf16"), or NULL.
+ * SQ_E_UNSUP when it was not built in. */
+int sq_onednn_open(const char **unit) SQ_MUSTUSE;
+/* As gemm with operands rounded to bf16, or, for tests, not. SQ_E_UNSUP, with C as it was, when the library
+ * refuses. The caller holds the workspace's lock. */
+int sq_gemm_onednn(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
+                   int64_t m, int64_t n, int64_t k, bool add, bool bf16) SQ_MUSTUSE;
+
 /* ---- what is in force; set once by sq_cpu_init, changed by tests only ---- */
 
 enum sq_cpu_level { SQ_CPU_BASE, SQ_CPU_VECTOR, SQ_CPU_LIBRARIES };
 
 extern const struct sq_vec *sq_vec;
 extern struct sq_tile sq_tile;
+extern const char *sq_bf16_unit; /* that oneDNN uses for rounded operands; NULL: they go through sq_tile */
 
 /* Reserve workspace, choose kernels: plain ones, the processor's vectors, or these with BLIS and oneDNN. What is not
  * there is left out. */

@@ -120,6 +120,19 @@ static void multiply(float *c, int64_t ldc, const struct side *rows, const struc
             }
 }
 
+/* Rounded operands in the processor's own unit; a refusal is said once. */
+static bool by_unit(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
+                    int64_t m, int64_t n, int64_t k, bool add)
+{
+    static bool said;
+    if (sq_gemm_onednn(c, ldc, a, lda, ta, b, ldb, tb, m, n, k, add, true) == 0)
+        return true;
+    if (!said)
+        sq_log(SQ_WARNING, "%s: such products are made in f32", sq_errmsg());
+    said = true;
+    return false;
+}
+
 void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
                  int64_t m, int64_t n, int64_t k, bool add, bool round_bf16)
 {
@@ -131,6 +144,10 @@ void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, co
         return;
     }
     sq_space_lock();
+    if (round_bf16 && sq_bf16_unit && by_unit(c, ldc, a, lda, ta, b, ldb, tb, m, n, k, add)) {
+        sq_space_unlock();
+        return;
+    }
     const struct side rows = {a, ta ? 1 : lda, ta ? lda : 1, m, sq_tile.wr, sq_space_panels(0)};
     const struct side cols = {b, tb ? ldb : 1, tb ? 1 : ldb, n, sq_tile.wc, sq_space_panels(1)};
     const bool large = (double)m * (double)n * (double)k > 4e6; /* 100 us: less does not pay for waking threads */
