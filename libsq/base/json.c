@@ -8,16 +8,62 @@
 
 enum { FILE_LIMIT = 256 << 20 };
 
+/* Integers beyond 64 bits become reals: tokenizer configs say "no limit" as 1000000000000000019884624838656. Two
+ * bytes more for each; *out is NULL when there is none. */
+static int widen_integers(char **out, size_t *out_n, const char *text, size_t n)
+{
+    enum { DIGITS = 18 };
+    char *copy = NULL;
+    size_t at = 0, found = 0;
+    bool quoted = false;
+    int rc = sq_alloc(&copy, (int64_t)(n + 2 * (n / DIGITS) + 1));
+
+    *out = NULL;
+    for (size_t i = 0; rc == 0 && i < n;) {
+        const size_t start = i;
+        if (quoted || text[i] < '0' || text[i] > '9') {
+            if (quoted && text[i] == '\\' && i + 1 < n)
+                copy[at++] = text[i++];
+            else if (text[i] == '"')
+                quoted = !quoted;
+            copy[at++] = text[i++];
+            continue;
+        }
+        while (i < n && text[i] >= '0' && text[i] <= '9')
+            copy[at++] = text[i++];
+        const bool fraction = (start > 0 && strchr(".eE+", text[start - 1])) || (i < n && strchr(".eE", text[i]));
+        if (i - start > DIGITS && !fraction) {
+            copy[at++] = '.';
+            copy[at++] = '0';
+            found++;
+        }
+    }
+    if (rc == 0 && found) {
+        *out = copy;
+        *out_n = at;
+        return 0;
+    }
+    sq_free(copy);
+    return rc;
+}
+
 int sq_json_parse(json_t **out, const char *text, size_t n, const char *what)
 {
+    char *wide = NULL;
+    size_t wide_n = 0;
     json_error_t e;
-    const size_t flags = JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL;
-    *out = json_loadb(text, n, flags, &e);
-    if (!*out && json_error_code(&e) == json_error_numeric_overflow)
-        *out = json_loadb(text, n, flags | JSON_DECODE_INT_AS_REAL, &e);
-    if (!*out)
-        return sq_fail(SQ_E_FORMAT, "%s: line %d: %s", what, e.line, e.text);
-    return 0;
+    int rc = 0;
+
+    *out = json_loadb(text, n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    if (!*out && json_error_code(&e) == json_error_numeric_overflow) {
+        rc = widen_integers(&wide, &wide_n, text, n);
+        if (rc == 0 && wide)
+            *out = json_loadb(wide, wide_n, JSON_REJECT_DUPLICATES | JSON_ALLOW_NUL, &e);
+    }
+    if (rc == 0 && !*out)
+        rc = sq_fail(SQ_E_FORMAT, "%s: line %d: %s", what, e.line, e.text);
+    sq_free(wide);
+    return rc;
 }
 
 int sq_json_load(json_t **out, const char *path)

@@ -1,31 +1,13 @@
-/* Byte-level BPE in the form that llama.cpp reads: token texts in the byte alphabet, in the order of their ids; merges
- * "a b"; and a name for the pre-tokenizer, because readers hold the regular expressions themselves. A pattern without
- * a name there is refused: a near one would cut texts differently and nobody would notice. */
+/* The tokenizer in the form that llama.cpp reads. From tokenizer.json there are two kinds: byte-level BPE (model "gpt2":
+ * texts in the byte alphabet, merges, the name of a pre-tokenizer) and BPE with byte fallback, which came from
+ * SentencePiece (model "llama": texts with scores). */
 #include "gguf_tok.h"
 
-#include <stdio.h>
 #include <string.h>
 
+#include "gguf_vocab.h"
 #include "sq/json.h"
-
-/* token_type */
-enum { TOKEN_NORMAL = 1, TOKEN_CONTROL = 3, TOKEN_USER = 4, TOKEN_UNUSED = 5 };
-
-/* what splits a text, in front of the byte-level alphabet -> the reader's name */
-static const struct {
-    const char *name, *pattern;
-    bool digits; /* a Digits step with individual_digits in front */
-} pres[] = {
-    {"gpt-2", NULL, false},
-    {"smollm", NULL, true},
-    {"llama-bpe",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}{1,3}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", false},
-    {"qwen2",
-     "(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\\r\\n\\p{L}\\p{N}]?\\p{L}+|\\p{N}| ?[^\\s\\p{L}\\p{N}]+[\\r\\n]*|"
-     "\\s*[\\r\\n]+|\\s+(?!\\S)|\\s+", false},
-    {"gpt-2", "'s|'t|'re|'ve|'m|'ll|'d| ?\\p{L}+| ?\\p{N}+| ?[^\\s\\p{L}\\p{N}]+|\\s+(?!\\S)|\\s+", false},
-};
+#include "sq/tok.h"
 
 static const struct sq_side *side_find(const struct side_files *s, const char *name)
 {
@@ -41,156 +23,6 @@ static int side_json(json_t **out, const struct side_files *s, const char *name)
     const struct sq_side *f = side_find(s, name);
     *out = NULL;
     return f ? sq_json_parse(out, f->data, f->size, name) : 0;
-}
-
-static bool is_type(const json_t *obj, const char *type)
-{
-    const char *t = json_string_value(json_object_get(obj, "type"));
-    return t && strcmp(t, type) == 0;
-}
-
-/* One step of the pre-tokenizer; false for one that is not known. */
-static bool pre_step(const json_t *step, const char **pattern, bool *digits, bool *regex)
-{
-    if (is_type(step, "ByteLevel")) {
-        *regex = json_object_get(step, "use_regex") ? json_is_true(json_object_get(step, "use_regex")) : true;
-        return !json_is_true(json_object_get(step, "add_prefix_space"));
-    }
-    if (is_type(step, "Digits")) {
-        *digits = json_is_true(json_object_get(step, "individual_digits"));
-        return *digits;
-    }
-    const char *how = json_string_value(json_object_get(step, "behavior"));
-    *pattern = json_string_value(json_object_get(json_object_get(step, "pattern"), "Regex"));
-    return is_type(step, "Split") && *pattern && how && strcmp(how, "Isolated") == 0 &&
-           !json_is_true(json_object_get(step, "invert"));
-}
-
-static int pre_name(const char **out, const json_t *tok)
-{
-    const json_t *pre = json_object_get(tok, "pre_tokenizer"), *list = json_object_get(pre, "pretokenizers");
-    const size_t n = list ? json_array_size(list) : 1;
-    const char *pattern = NULL;
-    bool digits = false, regex = false, known = json_is_object(pre) && n > 0;
-
-    for (size_t i = 0; known && i < n; i++)
-        known = pre_step(list ? json_array_get(list, i) : pre, &pattern, &digits, &regex);
-    for (int64_t i = 0; known && i < SQ_COUNT(pres); i++)
-        if (regex == !pres[i].pattern && digits == pres[i].digits &&
-            (!pattern ? !pres[i].pattern : pres[i].pattern && strcmp(pattern, pres[i].pattern) == 0)) {
-            *out = pres[i].name;
-            return 0;
-        }
-    return sq_fail(SQ_E_UNSUP, "tokenizer.json: pre-tokenizer '%.200s' is none that gguf readers have a name for",
-                   pattern ? pattern : json_is_object(pre) ? json_string_value(json_object_get(pre, "type")) : "none");
-}
-
-/* ---- texts and types of the tokens ---- */
-
-struct vocab {
-    const char **text; /* borrowed from the parsed files, NULL: no token of that id */
-    size_t *len;
-    int32_t *type;
-    int64_t n;
-};
-
-static int vocab_put(struct vocab *v, const char *text, size_t len, const json_t *id, int32_t type)
-{
-    const int64_t i = json_is_integer(id) ? (int64_t)json_integer_value(id) : -1;
-    if (!text || i < 0 || i >= v->n)
-        return sq_fail(SQ_E_FORMAT, "tokenizer.json: token '%.60s' has the id %" PRId64 ", the model has %" PRId64
-                       " tokens", text ? text : "", i, v->n);
-    if (v->text[i] && type == TOKEN_NORMAL)
-        return sq_fail(SQ_E_FORMAT, "tokenizer.json: tokens '%.60s' and '%.60s' share the id %" PRId64, v->text[i],
-                       text, i);
-    v->text[i] = text;
-    v->len[i] = len;
-    v->type[i] = type;
-    return 0;
-}
-
-static int vocab_fill(struct vocab *v, const json_t *tok, const json_t *model)
-{
-    json_t *vocab = NULL, *id;
-    const json_t *added = json_object_get(tok, "added_tokens"), *entry;
-    const char *text;
-    size_t i, len;
-    int rc;
-
-    SQ_TRY(sq_alloc(&v->text, v->n));
-    SQ_TRY(sq_alloc(&v->len, v->n));
-    SQ_TRY(sq_alloc(&v->type, v->n));
-    SQ_TRY(sq_json_object(&vocab, model, "vocab"));
-    json_object_keylen_foreach(vocab, text, len, id)
-        SQ_TRY(vocab_put(v, text, len, id, TOKEN_NORMAL));
-    json_array_foreach(added, i, entry) {
-        const json_t *content = json_object_get(entry, "content");
-        SQ_TRY(vocab_put(v, json_string_value(content), json_string_length(content), json_object_get(entry, "id"),
-                         json_is_true(json_object_get(entry, "special")) ? TOKEN_CONTROL : TOKEN_USER));
-    }
-out:
-    return rc;
-}
-
-static void vocab_release(struct vocab *v)
-{
-    sq_free(v->type);
-    sq_free(v->len);
-    sq_free(v->text);
-}
-
-static int64_t vocab_find(const struct vocab *v, const char *text)
-{
-    for (int64_t i = 0; i < v->n; i++)
-        if (v->text[i] && v->type[i] != TOKEN_NORMAL && strcmp(v->text[i], text) == 0)
-            return i;
-    for (int64_t i = 0; i < v->n; i++)
-        if (v->text[i] && strcmp(v->text[i], text) == 0)
-            return i;
-    return -1;
-}
-
-static void put_tokens(struct bytes *kv, const struct vocab *v)
-{
-    kv_array(kv, "tokenizer.ggml.tokens", GGUF_STRING, v->n);
-    for (int64_t i = 0; i < v->n; i++) {
-        char pad[32];
-        if (v->text[i])
-            bytes_str(kv, v->text[i], v->len[i]);
-        else
-            bytes_str(kv, pad, (size_t)snprintf(pad, sizeof pad, "[PAD%" PRId64 "]", i));
-    }
-    kv_array(kv, "tokenizer.ggml.token_type", GGUF_I32, v->n);
-    for (int64_t i = 0; i < v->n; i++)
-        bytes_u32(kv, (uint32_t)(v->text[i] ? v->type[i] : TOKEN_UNUSED));
-}
-
-/* A merge is "a b" or, in newer files, ["a", "b"]. */
-static int put_merges(struct bytes *kv, const json_t *model)
-{
-    json_t *merges = NULL, *m;
-    size_t i;
-    int rc;
-
-    SQ_TRY(sq_json_array(&merges, model, "merges"));
-    kv_array(kv, "tokenizer.ggml.merges", GGUF_STRING, (int64_t)json_array_size(merges));
-    json_array_foreach(merges, i, m) {
-        const json_t *a = json_array_get(m, 0), *b = json_array_get(m, 1);
-        if (json_is_string(m)) {
-            bytes_str(kv, json_string_value(m), json_string_length(m));
-        } else if (json_array_size(m) == 2 && json_is_string(a) && json_is_string(b)) {
-            const size_t na = json_string_length(a), nb = json_string_length(b);
-            bytes_u64(kv, na + 1 + nb);
-            bytes_add(kv, json_string_value(a), na);
-            bytes_add(kv, " ", 1);
-            bytes_add(kv, json_string_value(b), nb);
-        } else {
-            rc = sq_fail(SQ_E_FORMAT, "tokenizer.json: merge %zu is no pair", i);
-            goto out;
-        }
-    }
-out:
-    return rc;
 }
 
 /* ---- special tokens ---- */
@@ -221,36 +53,29 @@ static int64_t special_id(const struct vocab *v, const json_t *tokcfg, const jso
     return i < v->n ? i : -1;
 }
 
-/* Whether a text begins with the bos token: the template of the post-processor says so, and for tokenizers of class
- * Llama, which build their template at run time, add_bos_token. */
-static bool adds_bos(const json_t *tok, const json_t *tokcfg, const struct vocab *v, int64_t bos)
+/* Whether a text begins with the bos token: what our own tokenizer of the same files does. */
+static int adds_bos(bool *out, const struct side_files *side, int64_t bos)
 {
-    const json_t *post = json_object_get(tok, "post_processor"), *list = json_object_get(post, "processors");
-    const char *class = json_string_value(json_object_get(tokcfg, "tokenizer_class"));
-    const size_t n = list ? json_array_size(list) : 1;
-
-    if (bos < 0)
-        return false;
-    if (class && strncmp(class, "LlamaTokenizer", 14) == 0 && json_object_get(tokcfg, "add_bos_token"))
-        return json_is_true(json_object_get(tokcfg, "add_bos_token"));
-    for (size_t i = 0; i < n; i++) {
-        const json_t *p = list ? json_array_get(list, i) : post;
-        const json_t *first = json_object_get(json_array_get(json_object_get(p, "single"), 0), "SpecialToken");
-        const char *id = json_string_value(json_object_get(first, "id"));
-        if (is_type(p, "TemplateProcessing") && id)
-            return vocab_find(v, id) == bos;
-    }
-    return false;
+    const struct sq_side *json = side_find(side, "tokenizer.json"), *config = side_find(side, "tokenizer_config.json");
+    struct sq_tok *tok = NULL;
+    const int rc = sq_tok_from_json(&tok, json->data, json->size, config ? config->data : NULL,
+                                    config ? config->size : 0);
+    if (rc < 0)
+        return rc;
+    *out = bos >= 0 && sq_tok_bos(tok) == bos;
+    sq_tok_free(&tok);
+    return 0;
 }
 
-static int put_specials(struct bytes *kv, const struct side_files *side, const json_t *tok, const json_t *tokcfg,
-                        const struct vocab *v, const json_t *config)
+static int put_specials(struct bytes *kv, const struct side_files *side, const json_t *tokcfg, const struct vocab *v,
+                        const json_t *config)
 {
     static const char *const names[][2] = {{"bos", "tokenizer.ggml.bos_token_id"},
                                            {"eos", "tokenizer.ggml.eos_token_id"},
                                            {"unk", "tokenizer.ggml.unknown_token_id"},
                                            {"pad", "tokenizer.ggml.padding_token_id"}};
     json_t *map = NULL;
+    bool adds = false;
     int64_t bos = -1;
     int rc;
 
@@ -262,7 +87,8 @@ static int put_specials(struct bytes *kv, const struct side_files *side, const j
         if (id >= 0)
             kv_u32(kv, names[i][1], id);
     }
-    kv_bool(kv, "tokenizer.ggml.add_bos_token", adds_bos(tok, tokcfg, v, bos));
+    SQ_TRY(adds_bos(&adds, side, bos));
+    kv_bool(kv, "tokenizer.ggml.add_bos_token", adds);
 out:
     json_decref(map);
     return rc;
@@ -295,25 +121,26 @@ static int from_tokenizer_json(struct bytes *kv, const struct side_files *side, 
                                const json_t *config, int64_t vocab)
 {
     const json_t *model = json_object_get(tok, "model");
+    const bool bytes_back = json_is_true(json_object_get(model, "byte_fallback"));
     struct vocab v = {.n = vocab};
     json_t *tokcfg = NULL;
-    const char *pre = NULL;
     int rc;
 
-    if (!is_type(model, "BPE") || json_is_true(json_object_get(model, "byte_fallback"))) {
+    if (!json_is_type(model, "BPE")) {
         const char *type = json_string_value(json_object_get(model, "type"));
-        rc = sq_fail(SQ_E_UNSUP, "tokenizer.json: a %s tokenizer%s; gguf is written for byte-level BPE only",
-                     type ? type : "nameless", is_type(model, "BPE") ? " of SentencePiece kind" : "");
-        goto out;
+        return sq_fail(SQ_E_UNSUP, "tokenizer.json: a %s tokenizer; gguf is written for BPE only", type ? type : "nameless");
     }
     SQ_TRY(side_json(&tokcfg, side, "tokenizer_config.json"));
-    SQ_TRY(pre_name(&pre, tok));
-    SQ_TRY(vocab_fill(&v, tok, model));
-    kv_str(kv, "tokenizer.ggml.model", "gpt2", 4);
-    kv_str(kv, "tokenizer.ggml.pre", pre, strlen(pre));
+    SQ_TRY(vocab_fill(&v, tok));
+    kv_str(kv, "tokenizer.ggml.model", bytes_back ? "llama" : "gpt2", bytes_back ? 5 : 4);
+    if (bytes_back) {
+        SQ_TRY(put_scores(kv, &v, tok));
+    } else {
+        SQ_TRY(put_pre(kv, tok));
+        SQ_TRY(put_merges(kv, tok));
+    }
     put_tokens(kv, &v);
-    SQ_TRY(put_merges(kv, model));
-    SQ_TRY(put_specials(kv, side, tok, tokcfg, &v, config));
+    SQ_TRY(put_specials(kv, side, tokcfg, &v, config));
     put_chat_template(kv, side, tokcfg);
     rc = kv->rc;
 out:

@@ -44,7 +44,7 @@ def architecture(name, work, scheme, limit, *options):
     """random weights have no perplexity to speak of, so logits are compared: |a - b|^2 / |b|^2"""
     stream = merged(f"{GOLDENS}/{name}", scheme, work)
     gguf = pack(stream, f"{work}/{name}.gguf", "--no-tokenizer", *options)
-    folder = pack(stream, f"{work}/{name}{scheme}", "--format", "hf")
+    folder = pack(stream, f"{work}/{name}-{limit}", "--format", "hf")
     ids = np.random.default_rng(1).integers(3, 256, 300).tolist()
     model = Model(gguf, len(ids))
     got, want = model.logits(ids), torch_logits(folder, ids)

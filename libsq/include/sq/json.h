@@ -9,8 +9,8 @@
 
 SQ_BEGIN_DECLS
 
-/* Parse n bytes of untrusted JSON (jansson limits the depth to 2048; duplicate keys are refused). A text with an integer
- * of more than 64 bits (many a tokenizer_config.json says model_max_length 10^30) has all its numbers read as reals.
+/* Parse n bytes of untrusted JSON (jansson limits the depth to 2048; duplicate keys are refused;
+ * integers beyond 64 bits become reals).
  * what names the source in errors. *out is a new reference. SQ_E_FORMAT. */
 int sq_json_parse(json_t **out, const char *text, size_t n, const char *what) SQ_MUSTUSE;
 /* Read a whole file (at most 256 MiB) and parse it. SQ_E_IO, SQ_E_FORMAT. */
