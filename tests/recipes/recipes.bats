@@ -1,0 +1,52 @@
+#!/usr/bin/env bats
+# The recipes of pipelines/ on the small model of this repository, with budgets that take seconds.
+bats_require_minimum_version 1.5.0
+
+setup() {
+    work=$(mktemp -d)
+    export SAMPLES=4 LENGTH=128
+}
+
+teardown() {
+    rm -rf "$work"
+}
+
+@test "quantize.sh writes a GGUF file that sq-eval reads" {
+    SAMPLES=8 run -0 pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W4A16 "$work/m.gguf" --epochs 2
+    run -0 --separate-stderr sq-eval --text examples/tiny/test.txt --length 128 --windows 20 --json "$work/m.gguf"
+    value=$(sed -n 's/.*"metric": *"perplexity", *"value": *\([0-9.]*\).*/\1/p' <<<"$output")
+    float=$(sq-eval --text examples/tiny/test.txt --length 128 --windows 20 --json examples/tiny 2>/dev/null |
+        sed -n 's/.*"metric": *"perplexity", *"value": *\([0-9.]*\).*/\1/p')
+    echo "float $float, W4A16 $value"
+    awk -v a="$value" -v b="$float" 'BEGIN { exit !(a > b * 0.98 && a < b * 1.08) }'
+}
+
+@test "quantize.sh writes a Hugging Face directory, with extra options for sq-window" {
+    run -0 pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W3A16g64 "$work/hf" --epochs 2 --schedule layer
+    [ -f "$work/hf/config.json" ] && [ -f "$work/hf/model.safetensors" ] && [ -f "$work/hf/tokenizer.json" ]
+    run -0 sq-eval --text examples/tiny/test.txt --length 128 --windows 2 "$work/hf"
+}
+
+@test "quantize.sh says how it is called" {
+    run -2 pipelines/quantize.sh examples/tiny
+    [[ $output == *"MODEL TEXT SCHEME OUT"* ]]
+}
+
+@test "a recipe whose first stage fails fails and leaves no file" {
+    run ! pipelines/quantize.sh /nonexistent examples/tiny/calib.txt W4A16 "$work/m.gguf"
+    [ -z "$(ls -A "$work")" ]
+}
+
+@test "compare-schedules.sh prints a table of seven rows with perplexities" {
+    WINDOWS=2 run -0 --separate-stderr pipelines/compare-schedules.sh examples/tiny examples/tiny/calib.txt \
+        examples/tiny/test.txt W2A16 --epochs 2
+    echo "$output"
+    [ "$(grep -cE '^\| [a-z -]+ \| [a-z0-9:,-]+ \| [0-9]+\.[0-9]+ \|' <<<"$output")" -eq 7 ]
+}
+
+@test "demo.sh ends with a table and a file" {
+    SAMPLES=4 EPOCHS=2 OUT="$work/demo.gguf" run -0 pipelines/demo.sh
+    echo "$output"
+    [ -s "$work/demo.gguf" ]
+    [ "$(grep -cE '^(float|W2A16).* [0-9]+\.[0-9]+' <<<"$output")" -eq 3 ]
+}
