@@ -3,7 +3,7 @@
 #include <math.h>
 #include <string.h>
 
-#include "sq/merge.h"
+#include "sq/params.h"
 
 /* Windows advance in groups of about this many tokens: enough rows for fast products, a small trace. */
 enum { GROUP = 4096 };
@@ -52,39 +52,27 @@ static void work_free(struct sq_states_work **work)
     *work = NULL;
 }
 
-static int expect(const struct sq_tensor *t, const char *what, int64_t rows, int64_t cols)
+static int expect(const char *what, int64_t rows, int64_t cols, int64_t want_rows, int64_t want_cols)
 {
-    if (sq_tensor_rows(t) != rows || sq_tensor_cols(t) != cols)
-        return sq_fail(SQ_E_FORMAT, "%s '%s' is %" PRId64 " x %" PRId64 ", not %" PRId64 " x %" PRId64, what, t->name,
-                       sq_tensor_rows(t), sq_tensor_cols(t), rows, cols);
+    if (rows != want_rows || cols != want_cols)
+        return sq_fail(SQ_E_FORMAT, "%s is %" PRId64 " x %" PRId64 ", not %" PRId64 " x %" PRId64, what, rows, cols,
+                       want_rows, want_cols);
     return 0;
 }
 
-/* Row i of t, as a view. */
-static struct sq_tensor row_of(const struct sq_tensor *t, int64_t i)
-{
-    struct sq_tensor row = *t;
-    row.ndim = 1;
-    row.dim[0] = sq_tensor_cols(t);
-    row.data = (const char *)t->data + (size_t)(i * row.dim[0]) * sq_dtype_size(t->dtype);
-    row.owned = NULL;
-    return row;
-}
-
-int sq_states_embed(struct sq_states *s, const struct sq_config *cfg, const struct sq_tensor *embed,
+int sq_states_embed(struct sq_states *s, const struct sq_config *cfg, const struct sq_table *embed,
                     const struct sq_windows *w, const struct sq_ops *ops, const struct sq_watch *watch)
 {
     const int64_t C = cfg->hidden, V = cfg->vocab;
     int rc;
     *s = (struct sq_states){.cfg = *cfg, .n = w->n, .length = w->length, .ops = ops, .watch = watch};
-    SQ_TRY(expect(embed, "embedding", V, C));
+    SQ_TRY(expect("the embedding", sq_table_rows(embed), sq_table_cols(embed), V, C));
     SQ_TRY(sq_alloc(&s->x, positions(s) * C));
     for (int64_t i = 0; i < positions(s); i++) {
         const int32_t id = w->ids[i];
         if (id < 0 || id >= V)
             SQ_TRY(sq_fail(SQ_E_VALUE, "token id %" PRId32 " is outside of the vocabulary of %" PRId64, id, V));
-        const struct sq_tensor row = row_of(embed, id);
-        SQ_TRY(sq_tensor_to_f32(s->x + i * C, &row));
+        SQ_TRY(sq_table_read(s->x + i * C, embed, id, 1));
     }
     SQ_TRY(work_new(s));
     return 0;
@@ -161,18 +149,18 @@ int sq_states_layer(struct sq_states *s, const struct sq_layer *l)
     return 0;
 }
 
-int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const struct sq_tensor *head)
+int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const struct sq_table *head)
 {
     const int64_t C = s->cfg.hidden, V = s->cfg.vocab;
     float *gain = NULL, *rrms = NULL;
     int rc;
     work_free(&s->work);
-    SQ_TRY(expect(norm, "final norm", 1, C));
-    SQ_TRY(expect(head, "head", V, C));
+    SQ_TRY(expect("the final norm", sq_tensor_rows(norm), sq_tensor_cols(norm), 1, C));
+    SQ_TRY(expect("the head", sq_table_rows(head), sq_table_cols(head), V, C));
     SQ_TRY(sq_alloc(&gain, C));
     SQ_TRY(sq_tensor_to_f32(gain, norm));
     SQ_TRY(sq_alloc(&s->head, V * C));
-    SQ_TRY(sq_tensor_to_f32(s->head, head));
+    SQ_TRY(sq_table_read(s->head, head, 0, V));
     SQ_TRY(sq_alloc(&rrms, positions(s)));
     s->ops->rmsnorm(s->x, C, rrms, s->x, C, gain, s->cfg.eps, positions(s), C);
 out:
@@ -202,21 +190,19 @@ out:
     return rc;
 }
 
-/* Tensors outside of the layers up to the next layer or the end: tables and norm are kept. */
-static int read_top(struct sq_source *src, struct sq_table *embed, struct sq_table *head, struct sq_tensor *norm)
+/* Every tensor up to the next layer or the end: parts of the table called name, the final norm if it is wanted. */
+static int read_tops(struct sq_table *table, const char *name, struct sq_tensor *norm, struct sq_source *src)
 {
     struct sq_tensor t = SQ_TENSOR_INIT;
     int rc;
     while ((rc = sq_source_top(src, &t)) > 0) {
-        if (strcmp(t.name, SQ_FINAL_NORM_NAME) == 0) {
+        if (norm && strcmp(t.name, SQ_FINAL_NORM_NAME) == 0) {
             sq_tensor_move(norm, &t);
             continue;
         }
-        SQ_TRY(sq_table_offer(embed, &t, SQ_EMBED_NAME));
+        SQ_TRY(sq_table_offer(table, &t, name));
         if (rc == 0)
-            SQ_TRY(sq_table_offer(head, &t, SQ_HEAD_NAME));
-        if (rc == 0)
-            sq_log(SQ_INFO, "tensor '%s' is not used", t.name);
+            SQ_TRY(sq_fail(SQ_E_FORMAT, "tensor '%s' has no place in front of or behind the layers", t.name));
     }
 out:
     sq_tensor_release(&t);
@@ -226,30 +212,29 @@ out:
 int sq_states_run(struct sq_states *s, struct sq_source *src, const struct sq_windows *w, const struct sq_ops *ops,
                   const struct sq_watch *watch)
 {
-    struct sq_table embed_table = SQ_TABLE_INIT, head_table = SQ_TABLE_INIT;
-    struct sq_tensor embed = SQ_TENSOR_INIT, norm = SQ_TENSOR_INIT, head = SQ_TENSOR_INIT;
+    struct sq_table embed = SQ_TABLE_INIT, head = SQ_TABLE_INIT;
+    struct sq_tensor norm = SQ_TENSOR_INIT;
     const struct sq_config *cfg = sq_source_config(src);
     int rc;
     *s = (struct sq_states){0};
-    SQ_TRY(read_top(src, &embed_table, &head_table, &norm));
-    SQ_TRY(sq_table_take(&embed, &embed_table, SQ_EMBED_NAME));
-    if (!embed.data)
+    SQ_TRY(read_tops(&embed, SQ_EMBED_NAME, NULL, src));
+    SQ_TRY(sq_table_ready(&embed, SQ_EMBED_NAME));
+    if (rc == 0)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "the model has no '%s' in front of its layers", SQ_EMBED_NAME));
     SQ_TRY(sq_states_embed(s, cfg, &embed, w, ops, watch));
     if (!cfg->tied)
-        sq_tensor_release(&embed);
+        sq_table_release(&embed);
     SQ_TRY(run_layers(s, src));
-    SQ_TRY(read_top(src, &embed_table, &head_table, &norm));
-    SQ_TRY(sq_table_take(&head, &head_table, SQ_HEAD_NAME));
-    if (!norm.data || (!head.data && !embed.data))
+    SQ_TRY(read_tops(&head, SQ_HEAD_NAME, &norm, src));
+    SQ_TRY(sq_table_ready(&head, SQ_HEAD_NAME));
+    const bool own = rc > 0;
+    if (!norm.data || (!own && !cfg->tied))
         SQ_TRY(sq_fail(SQ_E_FORMAT, "the model has no '%s'", norm.data ? SQ_HEAD_NAME : SQ_FINAL_NORM_NAME));
-    SQ_TRY(sq_states_head(s, &norm, head.data ? &head : &embed));
+    SQ_TRY(sq_states_head(s, &norm, own ? &head : &embed));
 out:
-    sq_tensor_release(&head);
     sq_tensor_release(&norm);
-    sq_tensor_release(&embed);
-    sq_table_release(&head_table);
-    sq_table_release(&embed_table);
+    sq_table_release(&head);
+    sq_table_release(&embed);
     if (rc < 0)
         sq_states_release(s);
     return rc;

@@ -5,6 +5,7 @@ setup() {
     ROOT=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
     build=${SQ_BUILD:-$ROOT/build/gcc}
     export PATH="$build/bin:$build/gen:$PATH"
+    export OMP_WAIT_POLICY=passive # small models: threads that spin only disturb other tests
     cd "$BATS_TEST_TMPDIR" || return 1
 }
 
@@ -107,6 +108,39 @@ PY
     done
     python3 -c 'import sys; a, b, c = map(float, sys.argv[1:]); sys.exit(not 0 < 100 * a < b < c)' \
         "$(value kl <W8A16)" "$(value kl <W8A4)" "$(value kl <W2A16)"
+}
+
+@test "eval: plain rounding through load, merge and eval has the oracle's likelihoods" {
+    model=$ROOT/../shared/data/models/TinyStories-656K golden=$ROOT/tests/oracle/goldens/rtn.json
+    [ -d "$model" ] || skip "skipped: ../shared/data is absent"
+    python3 -c 'import json, sys; print(*json.load(open(sys.argv[1]))["ids"])' "$golden" >rtn.ids
+    for s in W4A16 W3A16 W2A16 W4A4; do
+        sq-load "$model" | sq-merge -s $s --scale f32 | sq-eval --ids rtn.ids --length 256 --json >out
+        python3 - "$golden" $s "$(value perplexity <out)" <<'PY'
+import json, math, sys
+golden, scheme, ppl = sys.argv[1:]
+want, got = json.load(open(golden))["nll"][scheme]["f64"], math.log(float(ppl))
+assert abs(got - want) <= (5e-3 if scheme == "W4A4" else 1e-5), (scheme, got, want)
+PY
+    done
+}
+
+@test "eval: a learning stream has the figures of what sq-merge makes of it; rounded tables are read" {
+    tiny_model --layers 4 model
+    head -c 6000 "$ROOT/examples/tiny/test.txt" >text
+    sq-load model | sq-calib -t text -n 8 -l 64 |
+        sq-window -s W3A4 --schedule slider:1,1 --epochs 2 --threads 2 -o learning.sq
+    sq-eval -t text --length 64 --base model --json learning.sq >a
+    sq-merge --scale f32 -i learning.sq -o merged.sq
+    sq-eval -t text --length 64 --base model --json merged.sq >b
+    for m in perplexity kl; do
+        near "$(value $m <b)" "$(value $m <a)" 1e-6
+    done
+    sq-load model | sq-eval -t text --length 64 --base model --json >c
+    python3 -c 'import sys; sys.exit(not float(sys.argv[1]) > 1e-3 > float(sys.argv[2]))' "$(value kl <a)" "$(value kl <c)"
+
+    sq-merge --embed W8g32 -i learning.sq | sq-eval -t text --length 64 --json >d
+    near "$(value perplexity <d)" "$(value perplexity <b)" 0.02
 }
 
 @test "eval: the length is capped at the model's positions, with a message" {

@@ -136,11 +136,12 @@ static void rounded_nll(struct sq_metric *m, double *nll, const struct sq_window
     struct sq_source *src = NULL;
     struct sq_states s;
     struct sq_scheme scheme;
-    struct sq_tensor embed = SQ_TENSOR_INIT, norm = SQ_TENSOR_INIT;
+    struct sq_table embed = SQ_TABLE_INIT;
+    struct sq_tensor norm = SQ_TENSOR_INIT;
     struct sq_layer l = SQ_LAYER_INIT;
     const bool rounds = strcmp(scheme_name, "float") != 0;
     assert_int_equal(sq_source_open(&src, TINYSTORIES), 0);
-    assert_int_equal(sq_source_top(src, &embed), 1);
+    assert_int_equal(sq_source_top(src, &embed.weight), 1);
     assert_int_equal(sq_states_embed(&s, sq_source_config(src), &embed, w, backend(1), NULL), 0);
     struct sq_tensor rest = SQ_TENSOR_INIT;
     assert_int_equal(sq_source_top(src, &rest), 0);
@@ -158,7 +159,7 @@ static void rounded_nll(struct sq_metric *m, double *nll, const struct sq_window
     assert_int_equal(sq_perplexity(m, nll, &s, w), 0);
     sq_layer_release(&l);
     sq_tensor_release(&norm);
-    sq_tensor_release(&embed);
+    sq_table_release(&embed);
     sq_states_release(&s);
     sq_source_close(&src);
 }

@@ -3,6 +3,7 @@
 #define SQ_EVAL_H
 
 #include "sq/block.h"
+#include "sq/merge.h"
 #include "sq/op.h"
 #include "sq/source.h"
 #include "sq/tok.h"
@@ -43,15 +44,15 @@ struct sq_states {
     struct sq_states_work *work;
 };
 
-/* The embedding of every token of w. embed [V, C]. An id outside of the vocabulary: SQ_E_VALUE. */
-int sq_states_embed(struct sq_states *s, const struct sq_config *cfg, const struct sq_tensor *embed,
+/* The embedding of every token of w. embed [V, C], floats or codes. An id outside of the vocabulary: SQ_E_VALUE. */
+int sq_states_embed(struct sq_states *s, const struct sq_config *cfg, const struct sq_table *embed,
                     const struct sq_windows *w, const struct sq_ops *ops, const struct sq_watch *watch) SQ_MUSTUSE;
 /* One layer further: float layers as they are; learning layers with their parameters folded in and rounded,
  * activations rounded, as their scheme says; merged layers from their codes. SQ_E_VALUE names layer and window of the
  * first NaN or Inf. */
 int sq_states_layer(struct sq_states *s, const struct sq_layer *l) SQ_MUSTUSE;
 /* Final norm; keeps the head as f32. */
-int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const struct sq_tensor *head) SQ_MUSTUSE;
+int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const struct sq_table *head) SQ_MUSTUSE;
 /* All of it, with src read to its end. */
 int sq_states_run(struct sq_states *s, struct sq_source *src, const struct sq_windows *w, const struct sq_ops *ops,
                   const struct sq_watch *watch) SQ_MUSTUSE;
