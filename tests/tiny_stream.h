@@ -15,7 +15,8 @@ struct tiny {
     bool no_tokens;
 };
 
-static inline int tiny_tensor(struct sq_tensor *t, const char *name, int64_t rows, int64_t cols, double mean, double std,
+static inline int tiny_tensor(struct sq_tensor *t, const char *name, int64_t rows, int64_t cols, double mean,
+                              double std,
                               struct sq_rng *r)
 {
     const int64_t dim[2] = {rows, cols};
@@ -60,7 +61,8 @@ static inline int tiny_tokens(struct sq_stream *out, const struct tiny *m)
     int rc = sq_alloc(&ids, m->samples * m->length);
     for (int64_t i = 0; rc == 0 && i < m->samples * m->length; i++)
         ids[i] = (int32_t)sq_rng_below(&r, (uint64_t)m->vocab);
-    json_t *head = json_pack("{s:s, s:I, s:I, s:s, s:I}", "record", "tokens", "samples", (json_int_t)m->samples, "length",
+    json_t *head = json_pack("{s:s, s:I, s:I, s:s, s:I}", "record", "tokens", "samples", (json_int_t)m->samples,
+                             "length",
                              (json_int_t)m->length, "dtype", "i32", "heldout", (json_int_t)m->heldout);
     if (rc == 0)
         rc = sq_stream_put(out, head, ids, (size_t)(4 * m->samples * m->length));

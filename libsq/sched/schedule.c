@@ -48,8 +48,8 @@ static int too_short(const struct slide *p, int64_t layers)
     const int64_t shallow = p->shallow * left / ends, deep = SQ_MIN(p->deep, left - shallow);
     return sq_fail(SQ_E_ARG,
                    "%" PRId64 " layers are fewer than the %" PRId64 " shallow and %" PRId64
-                   " deep ones of the schedule; try --schedule slider:%" PRId64 ",%" PRId64 ",%" PRId64 ",%" PRId64
-                   " or --schedule fixed:%" PRId64 ",%" PRId64,
+                   " deep ones of the schedule; try --schedule slider:%" PRId64 ",%" PRId64 ",%" PRId64
+                   ",%" PRId64 " or --schedule fixed:%" PRId64 ",%" PRId64,
                    layers, p->shallow, p->deep, shallow, deep, p->size, p->step, p->size, p->step);
 }
 
@@ -58,7 +58,9 @@ static int slide(struct sq_schedule *s, int64_t *cap, const struct slide *p, int
 {
     int rc;
     if (p->size < 1 || p->step < 1 || p->step > p->size)
-        return sq_fail(SQ_E_ARG, "windows of %" PRId64 " layers cannot move by %" PRId64 "; it must be 1 <= step <= size",
+        return sq_fail(SQ_E_ARG,
+                       "windows of %" PRId64 " layers cannot move by %" PRId64
+                       "; it must be 1 <= step <= size",
                        p->size, p->step);
     if (layers < p->shallow + p->deep)
         return too_short(p, layers);
@@ -73,7 +75,8 @@ static int slide(struct sq_schedule *s, int64_t *cap, const struct slide *p, int
     slides = SQ_MAX(slides, layers > p->shallow + p->deep ? 1 : 0);
     for (int64_t n = 0; n < slides; n++) {
         const int64_t first = begin + n * p->step, last = SQ_MIN(first + p->size, layers) - 1;
-        /* a wide step may carry the last one past the first contracting window, which covers the same layers */
+        /* a wide step may carry the last one past the first contracting window, which covers the same layers
+         */
         if (p->deep > 0 && first > layers - p->deep)
             break;
         if ((rc = append(s, cap, first, last)) < 0)
@@ -131,7 +134,9 @@ static int list(struct sq_schedule *s, int64_t *cap, const char *text, int64_t l
         if (first > last)
             return sq_fail(SQ_E_ARG, "window %" PRId64 "-%" PRId64 " ends before it begins", first, last);
         if (last >= layers)
-            return sq_fail(SQ_E_ARG, "window %" PRId64 "-%" PRId64 " does not fit; the last of %" PRId64 " layers is %" PRId64,
+            return sq_fail(SQ_E_ARG,
+                           "window %" PRId64 "-%" PRId64 " does not fit; the last of %" PRId64
+                           " layers is %" PRId64,
                            first, last, layers, layers - 1);
         if (first > next)
             return sq_fail(SQ_E_ARG, "no window covers layer %" PRId64, next);
@@ -144,8 +149,10 @@ static int list(struct sq_schedule *s, int64_t *cap, const char *text, int64_t l
         if (*p++ != ',')
             break;
     }
-    return sq_fail(SQ_E_ARG, "schedule '%s' is not slider[:Ls,Ld,s,i], fixed:s,i, layer, blocks:n or a list such as 0-0,0-1,1-3",
-                   text);
+    return sq_fail(
+        SQ_E_ARG,
+        "schedule '%s' is not slider[:Ls,Ld,s,i], fixed:s,i, layer, blocks:n or a list such as 0-0,0-1,1-3",
+        text);
 }
 
 /* The argument of NAME or NAME:ARG ("" without one), or NULL when text is another form. */
@@ -164,11 +171,14 @@ static int build(struct sq_schedule *s, int64_t *cap, const char *text, int64_t 
     int64_t v[4] = {4, 4, 2, 1};
     if ((arg = form(text, "slider")) != NULL) {
         if (*arg && !numbers(v, 4, arg))
-            return sq_fail(SQ_E_ARG, "schedule '%s' is not slider:Ls,Ld,s,i with up to 4 numbers, such as slider:4,4,2,1", text);
+            return sq_fail(
+                SQ_E_ARG,
+                "schedule '%s' is not slider:Ls,Ld,s,i with up to 4 numbers, such as slider:4,4,2,1", text);
         p = (struct slide){.shallow = v[0], .deep = v[1], .size = v[2], .step = v[3]};
     } else if ((arg = form(text, "fixed")) != NULL) {
         if (!numbers(v, 2, arg) || !strchr(arg, ','))
-            return sq_fail(SQ_E_ARG, "schedule '%s' is not fixed:s,i with two numbers, such as fixed:2,1", text);
+            return sq_fail(SQ_E_ARG, "schedule '%s' is not fixed:s,i with two numbers, such as fixed:2,1",
+                           text);
         p.size = v[0];
         p.step = v[1];
     } else if ((arg = form(text, "blocks")) != NULL) {
@@ -188,7 +198,8 @@ int sq_schedule_parse(struct sq_schedule *s, const char *text, int64_t layers)
 {
     *s = (struct sq_schedule){.window = NULL, .n = 0};
     if (layers < 1 || layers > MAX_LAYERS)
-        return sq_fail(SQ_E_ARG, "no schedule for %" PRId64 " layers; 1 to %d are possible", layers, MAX_LAYERS);
+        return sq_fail(SQ_E_ARG, "no schedule for %" PRId64 " layers; 1 to %d are possible", layers,
+                       MAX_LAYERS);
     int64_t cap = 0;
     const int rc = build(s, &cap, text, layers);
     if (rc < 0)

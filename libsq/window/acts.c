@@ -25,15 +25,18 @@ int acts_alloc(struct acts *a)
     int rc = sq_alloc(&a->xf, acts_floats(a));
     if (rc == 0)
         rc = sq_alloc(&a->xq, acts_floats(a));
-    return rc < 0 ? sq_fail_in(rc, "activations of %" PRId64 " samples of %" PRId64 " tokens", a->samples, a->tokens) : 0;
+    return rc < 0 ? sq_fail_in(rc, "activations of %" PRId64 " samples of %" PRId64 " tokens", a->samples,
+                               a->tokens)
+                  : 0;
 }
 
 static int check_ids(const struct acts *a, int64_t vocab)
 {
     for (int64_t i = 0; i < a->samples * a->tokens; i++)
         if (a->ids[i] < 0 || a->ids[i] >= vocab)
-            return sq_fail(SQ_E_FORMAT, "token %" PRId64 " is id %" PRId32 "; the model has %" PRId64 " of them", i, a->ids[i],
-                           vocab);
+            return sq_fail(SQ_E_FORMAT,
+                           "token %" PRId64 " is id %" PRId32 "; the model has %" PRId64 " of them", i,
+                           a->ids[i], vocab);
     return 0;
 }
 
@@ -50,13 +53,13 @@ int acts_tokens(struct acts *a, struct sq_stream *out, struct sq_stream *in, con
     SQ_TRY(sq_json_int_opt(&a->heldout, rec->head, "heldout", 0, a->samples));
     SQ_TRY(sq_json_str(&dtype, rec->head, "dtype"));
     if (strcmp(dtype, "i32") != 0 || rec->bytes != 4 * a->samples * a->tokens)
-        return sq_fail(SQ_E_FORMAT, "tokens are %s and %" PRId64 " bytes, not i32 and %" PRId64, dtype, rec->bytes,
-                       4 * a->samples * a->tokens);
+        return sq_fail(SQ_E_FORMAT, "tokens are %s and %" PRId64 " bytes, not i32 and %" PRId64, dtype,
+                       rec->bytes, 4 * a->samples * a->tokens);
     if (a->heldout == a->samples)
         return sq_fail(SQ_E_FORMAT, "all of the %" PRId64 " samples are held out", a->samples);
     if (a->tokens > cfg->max_positions && cfg->max_positions > 0)
-        sq_log(SQ_WARNING, "samples of %" PRId64 " tokens are longer than the model's %" PRId64 " positions", a->tokens,
-               cfg->max_positions);
+        sq_log(SQ_WARNING, "samples of %" PRId64 " tokens are longer than the model's %" PRId64 " positions",
+               a->tokens, cfg->max_positions);
     SQ_TRY(sq_alloc(&a->ids, a->samples * a->tokens));
     SQ_TRY(sq_stream_payload(in, a->ids, (size_t)rec->bytes));
     SQ_TRY(check_ids(a, cfg->vocab));
@@ -95,7 +98,8 @@ static int check_shape(enum sq_dtype *dtype, const struct sq_record *rec, const 
     if (json_array_size(shape) != 2 || json_integer_value(json_array_get(shape, 0)) != cfg->vocab ||
         json_integer_value(json_array_get(shape, 1)) != cfg->hidden ||
         rec->bytes != cfg->vocab * cfg->hidden * (int64_t)sq_dtype_size(*dtype))
-        return sq_fail(SQ_E_FORMAT, "tensor '" SQ_EMBED_NAME "' is not [%" PRId64 ", %" PRId64 "]", cfg->vocab, cfg->hidden);
+        return sq_fail(SQ_E_FORMAT, "tensor '" SQ_EMBED_NAME "' is not [%" PRId64 ", %" PRId64 "]",
+                       cfg->vocab, cfg->hidden);
     return 0;
 }
 

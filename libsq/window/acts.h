@@ -7,8 +7,8 @@
 
 struct acts {
     int64_t samples, heldout, tokens, hidden;
-    int32_t *ids;    /* [samples, tokens] */
-    float *xf, *xq;  /* [samples, tokens, hidden], NULL before acts_alloc */
+    int32_t *ids;   /* [samples, tokens] */
+    float *xf, *xq; /* [samples, tokens, hidden], NULL before acts_alloc */
     bool embedded;
 };
 

@@ -13,22 +13,25 @@ static json_t *header(bool announce, const struct cursor *c, const struct acts *
 {
     char backend[128], scheme[SQ_SCHEME_NAME];
     backend_text(backend, sizeof backend, ops);
-    return json_pack("{s:s, s:b, s:I, s:I, s:f, s:s, s:I, s:I, s:I, s:s}", "record", "cursor", "announce", (int)announce,
-                     "layer", (json_int_t)c->layer, "float_layer", (json_int_t)c->float_layer, "rate", c->scheme.rate,
-                     "scheme", sq_scheme_name(scheme, &c->scheme), "samples", (json_int_t)a->samples, "length",
-                     (json_int_t)a->tokens, "hidden", (json_int_t)a->hidden, "backend", backend);
+    return json_pack("{s:s, s:b, s:I, s:I, s:f, s:s, s:I, s:I, s:I, s:s}", "record", "cursor", "announce",
+                     (int)announce, "layer", (json_int_t)c->layer, "float_layer", (json_int_t)c->float_layer,
+                     "rate", c->scheme.rate, "scheme", sq_scheme_name(scheme, &c->scheme), "samples",
+                     (json_int_t)a->samples, "length", (json_int_t)a->tokens, "hidden", (json_int_t)a->hidden,
+                     "backend", backend);
 }
 
-int cursor_announce(struct sq_stream *out, const struct cursor *c, const struct acts *a, const struct sq_ops *ops)
+int cursor_announce(struct sq_stream *out, const struct cursor *c, const struct acts *a,
+                    const struct sq_ops *ops)
 {
     json_t *head = header(true, c, a, ops);
-    const int rc = head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for a cursor record");
+    const int rc =
+        head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for a cursor record");
     json_decref(head);
     return rc;
 }
 
-int cursor_write(struct sq_stream *out, const struct cursor *c, const struct acts *a, const struct sq_ops *ops,
-                 const struct sq_hash *seen)
+int cursor_write(struct sq_stream *out, const struct cursor *c, const struct acts *a,
+                 const struct sq_ops *ops, const struct sq_hash *seen)
 {
     const int64_t bytes = acts_floats(a) * (int64_t)sizeof(float);
     char digest[SQ_HASH_TEXT];
@@ -93,13 +96,15 @@ int cursor_matches(struct cursor *c, const json_t *head, const struct acts *a, c
     else if (c->layer > first || c->float_layer > last + 1)
         why = "the windows begin before it";
     if (why) {
-        sq_log(SQ_INFO, "cursor in front of layer %" PRId64 " ignored: %s; starting from the tokens", c->layer, why);
+        sq_log(SQ_INFO, "cursor in front of layer %" PRId64 " ignored: %s; starting from the tokens",
+               c->layer, why);
         return 0;
     }
     backend_text(backend, sizeof backend, ops);
     if (strcmp(w.backend, backend) != 0)
         return sq_fail(SQ_E_ARG,
-                       "the cursor in front of layer %" PRId64 " was computed by '%s', this process computes with '%s'; use the "
+                       "the cursor in front of layer %" PRId64
+                       " was computed by '%s', this process computes with '%s'; use the "
                        "same backend, or --no-cursor to start from the tokens",
                        c->layer, w.backend, backend);
     return 1;
@@ -122,7 +127,8 @@ int cursor_read(struct acts *a, struct sq_stream *in, const struct sq_record *re
     if (here.layer != c->layer || here.float_layer != c->float_layer || here.scheme.rate != c->scheme.rate ||
         rec->bytes != 2 * bytes || strcmp(said, digest) != 0)
         return sq_fail(SQ_E_FORMAT,
-                       "the cursor in front of layer %" PRId64 " does not belong to the tokens and layers before it; use "
+                       "the cursor in front of layer %" PRId64
+                       " does not belong to the tokens and layers before it; use "
                        "--no-cursor to start from the tokens",
                        here.layer);
     rc = acts_alloc(a);

@@ -1,5 +1,5 @@
-/* --dry-run: the stream is read as far as its first layer, one step of that layer is timed at every rate, the rest is
- * multiplication. */
+/* --dry-run: the stream is read as far as its first layer, one step of that layer is timed at every rate, the
+ * rest is multiplication. */
 #include <stdio.h>
 
 #include "pass.h"
@@ -93,23 +93,24 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     double total = 0.0;
     int rc;
     int64_t windows = 0;
-    const struct sq_window_job job = {.picks = pass_picks(e), .epoch = e->acts.samples - e->acts.heldout,
-                                      .batch = p->batch};
+    const struct sq_window_job job = {
+        .picks = pass_picks(e), .epoch = e->acts.samples - e->acts.heldout, .batch = p->batch};
     for (int64_t k = 0; k < e->schedule.n; k++)
         if (e->chosen[k] && ++windows)
             x.layers += e->schedule.window[k].last - e->schedule.window[k].first + 1;
     x.steps = sq_window_steps(&job);
     x.widest = pass_widest(e);
     SQ_TRY(first_layer(e, &x));
-    printf("%-28s %" PRId64 " windows of at most %" PRId64 " layers, %" PRId64 " layers\n", "model", windows, x.widest,
-           e->cfg.layers);
-    printf("%-28s %" PRId64 " of %" PRId64 " tokens, %" PRId64 " held out\n", "samples", e->acts.samples, e->acts.tokens,
-           e->acts.heldout);
+    printf("%-28s %" PRId64 " windows of at most %" PRId64 " layers, %" PRId64 " layers\n", "model", windows,
+           x.widest, e->cfg.layers);
+    printf("%-28s %" PRId64 " of %" PRId64 " tokens, %" PRId64 " held out\n", "samples", e->acts.samples,
+           e->acts.tokens, e->acts.heldout);
     printf("%-28s %" PRId64 " in every window and stage\n", "steps", x.steps);
     for (int i = 0; i < p->nrate; i++) {
         SQ_TRY(time_step(e, &x, p->rate[i]));
         /* three evaluations of every window; both streams through every layer once */
-        const double s = (double)x.layers * ((double)x.steps * x.step + 3 * x.eval) + 2 * (double)e->cfg.layers * x.eval;
+        const double s =
+            (double)x.layers * ((double)x.steps * x.step + 3 * x.eval) + 2 * (double)e->cfg.layers * x.eval;
         snprintf(text, sizeof text, "time at rate %g", p->rate[i]);
         print_time(text, s);
         total += s;

@@ -1,5 +1,5 @@
-/* Training is stochastic and, with quantized activations, chaotic: a window that came out worse than it went in would
- * spoil every window behind it, so it is caught where it happens. */
+/* Training is stochastic and, with quantized activations, chaotic: a window that came out worse than it went
+ * in would spoil every window behind it, so it is caught where it happens. */
 #include "sq/window.h"
 
 #include <math.h>

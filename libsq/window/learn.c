@@ -4,7 +4,8 @@
 
 #include "pass.h"
 
-static const char *const LOSS_NAME[] = {[SQ_LOSS_MSE] = "mse", [SQ_LOSS_TOKEN] = "token", [SQ_LOSS_MIX] = "mix"};
+static const char *const LOSS_NAME[] = {
+    [SQ_LOSS_MSE] = "mse", [SQ_LOSS_TOKEN] = "token", [SQ_LOSS_MIX] = "mix"};
 
 /* What a step needs to report. */
 struct watch {
@@ -38,8 +39,8 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
     job.batch = e->plan->batch;
     memcpy(job.lr, e->plan->lr, sizeof job.lr);
     if (e->weight_at != e->xf_at) {
-        sq_loss_weights(e->weight, e->plan->loss, job.target, job.samples * e->acts.tokens, job.epoch * e->acts.tokens,
-                        e->acts.hidden);
+        sq_loss_weights(e->weight, e->plan->loss, job.target, job.samples * e->acts.tokens,
+                        job.epoch * e->acts.tokens, e->acts.hidden);
         e->weight_at = e->xf_at;
     }
     job.weight = e->weight;
@@ -59,8 +60,8 @@ static int on_step(void *ctx, int64_t step, int64_t steps, double loss)
     const struct sq_window *win = &w->e->schedule.window[w->window];
     struct tally *t = w->e->tally;
     t->done += (double)(win->last - win->first + 1);
-    sq_app_progress(w->e->app, t->done, t->total, "window %" PRId64 "-%" PRId64 " at rate %g", win->first, win->last,
-                    w->rate);
+    sq_app_progress(w->e->app, t->done, t->total, "window %" PRId64 "-%" PRId64 " at rate %g", win->first,
+                    win->last, w->rate);
     w->sum += loss;
     w->steps_done++;
     if (w->steps_done < w->per_epoch && step + 1 < steps)
@@ -68,8 +69,9 @@ static int on_step(void *ctx, int64_t step, int64_t steps, double loss)
     json_t *f = window_fields(w->e, w->window, w->rate);
     const double now = sq_now();
     if (f)
-        json_object_update_new(f, json_pack("{s:I, s:f, s:f}", "epoch", (json_int_t)(step / w->per_epoch), "loss",
-                                            w->sum / (double)w->steps_done, "seconds", now - w->started));
+        json_object_update_new(f, json_pack("{s:I, s:f, s:f}", "epoch", (json_int_t)(step / w->per_epoch),
+                                            "loss", w->sum / (double)w->steps_done, "seconds",
+                                            now - w->started));
     w->sum = 0.0;
     w->steps_done = 0;
     w->started = now;
@@ -95,9 +97,9 @@ static json_t *result_fields(const struct pass *e, int64_t k, double rate, const
         set_loss(losses, "heldout_exit", r->exit.heldout);
     }
     if (f)
-        json_object_update_new(f, json_pack("{s:s, s:I, s:o, s:I, s:I}", "loss", LOSS_NAME[e->plan->loss], "steps",
-                                            (json_int_t)r->steps, "losses", losses, "retries", (json_int_t)r->retries,
-                                            "fallbacks", (json_int_t)r->fallbacks));
+        json_object_update_new(f, json_pack("{s:s, s:I, s:o, s:I, s:I}", "loss", LOSS_NAME[e->plan->loss],
+                                            "steps", (json_int_t)r->steps, "losses", losses, "retries",
+                                            (json_int_t)r->retries, "fallbacks", (json_int_t)r->fallbacks));
     else
         json_decref(losses);
     return f;
@@ -120,9 +122,13 @@ static int report(struct pass *e, int64_t k, double rate, const struct sq_window
     e->tally->retries += r->retries;
     e->tally->fallbacks += r->fallbacks;
     sq_log(r->fallbacks ? SQ_WARNING : SQ_INFO,
-           "window %" PRId64 "-%" PRId64 " at rate %g: plain %.4g, entry %.4g, exit %.4g, held out %.4g to %.4g, %.1f s%s",
-           w->first, w->last, rate, r->plain.train, r->entry.train, r->exit.train, r->entry.heldout, r->exit.heldout,
-           seconds, r->fallbacks ? "; training failed twice, the entry parameters stay" : r->retries ? "; retried" : "");
+           "window %" PRId64 "-%" PRId64
+           " at rate %g: plain %.4g, entry %.4g, exit %.4g, held out %.4g to %.4g, %.1f s%s",
+           w->first, w->last, rate, r->plain.train, r->entry.train, r->exit.train, r->entry.heldout,
+           r->exit.heldout, seconds,
+           r->fallbacks ? "; training failed twice, the entry parameters stay"
+           : r->retries ? "; retried"
+                        : "");
     return rc < 0 ? rc : metric;
 }
 
@@ -145,7 +151,9 @@ static int learn_at(struct pass *e, int64_t k, double rate, struct sq_member *me
     e->tally->done = done + (double)(r.steps * job.n); /* a retry is not progress */
     SQ_TRY(report(e, k, rate, &r, sq_now() - started));
     if (r.fallbacks && e->plan->strict)
-        rc = sq_fail(SQ_E_VALUE, "window %" PRId64 "-%" PRId64 " at rate %g did not improve on its entry loss %g (--strict)",
+        rc = sq_fail(SQ_E_VALUE,
+                     "window %" PRId64 "-%" PRId64
+                     " at rate %g did not improve on its entry loss %g (--strict)",
                      w->first, w->last, rate, r.entry.train);
 out:
     sq_free(order);

@@ -1,5 +1,5 @@
-/* The engine. Layers are read when a window or a stream needs them and written when Xq has left them, in their order,
- * so what a pipe between two processes carries is what a spool between two passes carries. */
+/* The engine. Layers are read when a window or a stream needs them and written when Xq has left them, in
+ * their order, so what a pipe between two processes carries is what a spool between two passes carries. */
 #include "pass.h"
 
 #include <string.h>
@@ -22,7 +22,7 @@ int64_t pass_widest(const struct pass *e)
     return most;
 }
 
-static void held_release(struct held *h)
+void pass_held_release(struct held *h)
 {
     sq_params_release(&h->p);
     sq_block_release(&h->w);
@@ -30,10 +30,16 @@ static void held_release(struct held *h)
     *h = (struct held){.layer = SQ_LAYER_INIT};
 }
 
-int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally, struct sq_stream *in,
-              struct sq_stream *out, const double *rate, int nrate)
+int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally,
+              struct sq_stream *in, struct sq_stream *out, const double *rate, int nrate)
 {
-    *e = (struct pass){.plan = plan, .app = app, .tally = tally, .in = in, .out = out, .rate = rate, .nrate = nrate,
+    *e = (struct pass){.plan = plan,
+                       .app = app,
+                       .tally = tally,
+                       .in = in,
+                       .out = out,
+                       .rate = rate,
+                       .nrate = nrate,
                        .weight_at = -1};
     int rc = sq_ops_get(&e->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
     if (rc == 0)
@@ -44,7 +50,7 @@ int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, st
 void pass_release(struct pass *e)
 {
     for (int64_t i = 0; i < e->cap; i++)
-        held_release(&e->held[i]);
+        pass_held_release(&e->held[i]);
     sq_free(e->held);
     sq_record_release(&e->rec);
     sq_trainer_free(&e->trainer);
@@ -80,7 +86,7 @@ out:
     return rc;
 }
 
-static double rate_behind(const struct pass *e)
+double pass_rate_behind(const struct pass *e)
 {
     return e->rate[e->nrate - 1];
 }
@@ -95,7 +101,7 @@ static struct cursor next_cursor(const struct pass *e)
 {
     struct cursor c = {.layer = e->schedule.window[e->stop].first, .scheme = e->plan->scheme};
     c.float_layer = SQ_MAX(e->schedule.window[e->stop - 1].last + 1, c.layer);
-    c.scheme.rate = rate_behind(e);
+    c.scheme.rate = pass_rate_behind(e);
     return c;
 }
 
@@ -121,13 +127,13 @@ static int take_cursor(struct pass *e)
     if (!cursor_is_announcement(e->rec.head) || !e->plan->needs_acts || e->plan->no_cursor || !e->acts.ids)
         return 0;
     const struct sq_window *w = &e->schedule.window[e->first];
-    s.rate = rate_behind(e);
+    s.rate = pass_rate_behind(e);
     const int rc = cursor_matches(&e->offer, e->rec.head, &e->acts, e->ops, &s, w->first, w->last);
     e->waiting = rc > 0;
     return SQ_MIN(rc, 0);
 }
 
-static int pass_on(struct pass *e)
+int pass_on(struct pass *e)
 {
     return e->out ? sq_stream_copy(e->out, e->in, &e->rec) : 0;
 }
@@ -143,7 +149,8 @@ static int take_tensor(struct pass *e)
     if (!is_embedding(&e->rec) || !e->plan->needs_acts || e->waiting)
         return pass_on(e);
     if (!e->acts.ids)
-        return sq_fail(SQ_E_FORMAT, "the stream carries no calibration tokens; put sq-calib before sq-window");
+        return sq_fail(SQ_E_FORMAT,
+                       "the stream carries no calibration tokens; put sq-calib before sq-window");
     if (e->acts.embedded)
         return sq_fail(SQ_E_FORMAT, "the stream has two embeddings");
     return acts_embed(&e->acts, e->out, e->in, &e->rec, &e->cfg);
@@ -172,116 +179,6 @@ int pass_prelude(struct pass *e)
     if (e->plan->needs_acts && !e->waiting && !e->acts.embedded)
         return sq_fail(SQ_E_FORMAT, "the stream has no tensor '" SQ_EMBED_NAME "' before its layers");
     return 0;
-}
-
-/* ---- layers in and out ---- */
-
-/* The next layer's record; what lies before it is passed on. */
-static int find_layer(struct pass *e, int64_t index)
-{
-    int64_t said;
-    for (;;) {
-        if (!e->pending) {
-            const int rc = sq_stream_next(e->in, &e->rec);
-            if (rc < 0)
-                return rc;
-            if (rc == 0 || e->rec.kind == SQ_REC_TENSOR)
-                return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " of %" PRId64 " is missing", index, e->cfg.layers);
-        }
-        e->pending = false;
-        if (e->rec.kind == SQ_REC_LAYER)
-            break;
-        const int rc = e->rec.kind == SQ_REC_CURSOR ? 0 : pass_on(e);
-        if (rc < 0)
-            return rc;
-    }
-    const int rc = sq_json_int(&said, e->rec.head, "index", 0, 1 << 20);
-    if (rc == 0 && said != index)
-        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " comes where layer %" PRId64 " should", said, index);
-    return rc;
-}
-
-static int read_layer(struct pass *e, struct sq_layer *l, int64_t index)
-{
-    int rc = find_layer(e, index);
-    if (rc == 0)
-        rc = sq_layer_read(l, e->in, &e->rec);
-    if (rc == 0 && l->state == SQ_MERGED)
-        rc = sq_fail(SQ_E_UNSUP, "it is merged already; nothing can be learned after sq-merge");
-    if (rc == 0)
-        rc = sq_layer_check(l, &e->cfg);
-    return rc < 0 ? sq_fail_in(rc, "layer %" PRId64, index) : 0;
-}
-
-static int write_layer(struct pass *e, const struct sq_layer *l)
-{
-    for (int64_t i = 0; i < l->ntensor; i++) {
-        const struct sq_tensor *t = &l->tensor[i];
-        sq_hash_add(&e->seen, t->name, strlen(t->name) + 1);
-        sq_hash_add(&e->seen, t->data, sq_tensor_bytes(t));
-    }
-    return e->out ? sq_layer_write(e->out, l) : 0;
-}
-
-/* The scheme that a layer came with must be the plan's, but for the rate. */
-static int check_scheme(struct sq_scheme *s, const struct pass *e, const struct sq_layer *l)
-{
-    char was[SQ_SCHEME_NAME], is[SQ_SCHEME_NAME];
-    const int rc = sq_scheme_from_json(s, l->scheme);
-    if (rc == 0 && strcmp(sq_scheme_name(was, s), sq_scheme_name(is, &e->plan->scheme)) != 0)
-        return sq_fail(SQ_E_ARG, "it was learned as %s, not %s", was, is);
-    return rc;
-}
-
-static int load_held(struct pass *e, struct held *h, int64_t index)
-{
-    struct sq_scheme s;
-    int rc = read_layer(e, &h->layer, index);
-    if (rc < 0)
-        return rc;
-    SQ_TRY(sq_block_new(&h->w, &e->cfg));
-    SQ_TRY(sq_block_load(&h->w, &h->layer));
-    h->quantized = h->layer.scheme != NULL;
-    if (h->quantized) {
-        SQ_TRY(check_scheme(&s, e, &h->layer));
-        SQ_TRY(sq_params_load(&h->p, &e->cfg, &s, &h->layer));
-    }
-out:
-    return rc < 0 ? sq_fail_in(rc, "layer %" PRId64, index) : 0;
-}
-
-/* layers up to and including index into the engine */
-static int need(struct pass *e, int64_t index)
-{
-    while (e->read <= index) {
-        SQ_ASSERT(e->read - e->xq_at < e->cap);
-        const int rc = load_held(e, &e->held[e->read % e->cap], e->read);
-        if (rc < 0)
-            return rc;
-        e->read++;
-    }
-    return 0;
-}
-
-/* Final: at rate 1, and no window of the whole schedule will come back to it. */
-static int emit(struct pass *e, int64_t index, bool last)
-{
-    struct held *h = pass_held(e, index);
-    struct sq_scheme s = e->plan->scheme;
-    int rc = 0;
-    s.rate = rate_behind(e);
-    if (h->changed) {
-        json_decref(h->layer.scheme);
-        h->layer.scheme = NULL;
-        SQ_TRY(sq_params_store(&h->layer, &h->p, &e->cfg));
-        SQ_TRY(sq_scheme_to_json(&h->layer.scheme, &s));
-        h->layer.state = last && s.rate == 1.0 ? SQ_FINAL : SQ_LEARNING;
-    }
-    SQ_TRY(write_layer(e, &h->layer));
-    held_release(h);
-    e->xq_at = index + 1;
-out:
-    return rc;
 }
 
 /* ---- the two streams ---- */
@@ -320,8 +217,8 @@ static bool has_kind(const struct sq_params *p, enum sq_param_kind kind)
     return false;
 }
 
-/* What a layer lacks of the plan's parameters joins what it has: so `--learn none --init act` can be followed by
- * another stage that learns lora. */
+/* What a layer lacks of the plan's parameters joins what it has: so `--learn none --init act` can be followed
+ * by another stage that learns lora. */
 static int extend(struct pass *e, struct held *h, int64_t index, const struct sq_input_stats *stats)
 {
     struct sq_params_spec spec = e->plan->params;
@@ -340,7 +237,8 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
                 memcpy(all.param[i].x, h->p.param[k].x, (size_t)all.param[i].n * sizeof(float));
     if (e->plan->init != SQ_INIT_MINMAX && !clip) {
         if (!fresh)
-            SQ_TRY(sq_fail(SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
+            SQ_TRY(sq_fail(
+                SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
         SQ_TRY(sq_params_search(&all, e->ops, &h->w, &e->plan->scheme, stats));
     }
     sq_params_release(&h->p);
@@ -377,7 +275,7 @@ int pass_advance_float(struct pass *e, int64_t n)
 {
     int rc = 0;
     while (rc == 0 && e->xf_at < n) {
-        rc = need(e, e->xf_at);
+        rc = pass_need(e, e->xf_at);
         if (rc == 0)
             rc = float_layer(e, e->xf_at);
     }
@@ -390,14 +288,14 @@ int pass_advance(struct pass *e, int64_t n)
     while (e->xq_at < n) {
         const int64_t i = e->xq_at;
         struct sq_scheme s = e->plan->scheme;
-        s.rate = rate_behind(e);
-        SQ_TRY(need(e, i));
+        s.rate = pass_rate_behind(e);
+        SQ_TRY(pass_need(e, i));
         SQ_TRY(pass_advance_float(e, i + 1));
         struct held *h = pass_held(e, i);
         const struct sq_member m = {.w = &h->w, .p = &h->p};
         SQ_TRY(h->quantized ? sq_trainer_rounded(e->trainer, e->acts.xq, e->acts.samples, &m, &s)
                             : sq_trainer_float(e->trainer, e->acts.xq, e->acts.samples, &h->w, NULL));
-        SQ_TRY(emit(e, i, true));
+        SQ_TRY(pass_emit(e, i, true));
     }
     return 0;
 out:
@@ -412,21 +310,23 @@ static int resume(struct pass *e)
     int rc;
     while (e->read < e->offer.layer) {
         struct sq_layer l = SQ_LAYER_INIT;
-        rc = read_layer(e, &l, e->read);
+        rc = pass_read_layer(e, &l, e->read);
         if (rc == 0)
-            rc = write_layer(e, &l);
+            rc = pass_write_layer(e, &l);
         sq_layer_release(&l);
         if (rc < 0)
             return rc;
         e->xq_at = ++e->read;
     }
-    while ((rc = sq_stream_next(e->in, &e->rec)) > 0 && e->rec.kind != SQ_REC_CURSOR && e->rec.kind != SQ_REC_LAYER)
+    while ((rc = sq_stream_next(e->in, &e->rec)) > 0 && e->rec.kind != SQ_REC_CURSOR &&
+           e->rec.kind != SQ_REC_LAYER)
         if ((rc = pass_on(e)) < 0)
             return rc;
     if (rc < 0)
         return rc;
     if (rc == 0 || e->rec.kind != SQ_REC_CURSOR)
-        return sq_fail(SQ_E_FORMAT, "the cursor announced in front of layer %" PRId64 " is missing; use --no-cursor",
+        return sq_fail(SQ_E_FORMAT,
+                       "the cursor announced in front of layer %" PRId64 " is missing; use --no-cursor",
                        e->offer.layer);
     rc = cursor_read(&e->acts, e->in, &e->rec, &e->offer, &e->seen);
     e->xf_at = e->offer.float_layer;
@@ -438,7 +338,7 @@ static int flush(struct pass *e, bool last)
 {
     int rc = 0;
     while (rc == 0 && e->xq_at < e->read)
-        rc = emit(e, e->xq_at, last);
+        rc = pass_emit(e, e->xq_at, last);
     while (rc == 0 && (e->pending || (rc = sq_stream_next(e->in, &e->rec)) > 0)) {
         e->pending = false;
         rc = e->rec.kind == SQ_REC_CURSOR ? 0 : pass_on(e);
@@ -449,18 +349,18 @@ static int flush(struct pass *e, bool last)
 static int mark_layer(struct pass *e, struct sq_layer *l, int64_t index)
 {
     struct sq_scheme s;
-    int rc = read_layer(e, l, index);
+    int rc = pass_read_layer(e, l, index);
     if (rc == 0 && covered(e, index)) {
-        if (l->scheme && (rc = check_scheme(&s, e, l)) < 0)
+        if (l->scheme && (rc = pass_check_scheme(&s, e, l)) < 0)
             return sq_fail_in(rc, "layer %" PRId64, index);
         s = e->plan->scheme;
-        s.rate = rate_behind(e);
+        s.rate = pass_rate_behind(e);
         json_decref(l->scheme);
         l->scheme = NULL;
         l->state = s.rate == 1.0 ? SQ_FINAL : SQ_LEARNING;
         rc = sq_scheme_to_json(&l->scheme, &s);
     }
-    return rc < 0 ? rc : write_layer(e, l);
+    return rc < 0 ? rc : pass_write_layer(e, l);
 }
 
 /* Nothing is learned and nothing searched: layers only get their scheme, sq-merge rounds them. */
@@ -522,8 +422,8 @@ int pass_run(struct pass *e)
         return rc;
     if (!e->plan->needs_acts)
         return mark_layers(e);
-    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, pass_widest(e), SQ_MIN(e->plan->batch, e->acts.samples),
-                          e->acts.tokens));
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, pass_widest(e),
+                          SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(run_windows(e));
 out:

@@ -37,8 +37,8 @@ struct pass {
     int64_t first, stop; /* chosen windows lie in [first, stop) */
     struct sq_trainer *trainer;
     struct acts acts;
-    double *weight; /* [samples, tokens] of the loss */
-    int64_t weight_at; /* the xf_at that they belong to */
+    double *weight;      /* [samples, tokens] of the loss */
+    int64_t weight_at;   /* the xf_at that they belong to */
     struct sq_hash seen; /* tokens and layers written so far: the cursor's digest */
 
     struct held *held; /* layers [xq_at, read) at index % cap */
@@ -49,8 +49,8 @@ struct pass {
     bool waiting; /* an announced cursor is going to be used */
 };
 
-int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally, struct sq_stream *in,
-              struct sq_stream *out, const double *rate, int nrate) SQ_MUSTUSE;
+int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally,
+              struct sq_stream *in, struct sq_stream *out, const double *rate, int nrate) SQ_MUSTUSE;
 void pass_release(struct pass *e);
 /* From begin to the first layer's record, which is pending then. */
 int pass_prelude(struct pass *e) SQ_MUSTUSE;
@@ -66,6 +66,25 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
 int64_t pass_picks(const struct pass *e);
 /* Window k through all stages of the pass: learns, reports, writes window records. */
 int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
+/* ---- pass_layers.c ---- */
+
+/* The next record is layer index's, or what lies before it is passed on; not merged, complete. */
+int pass_read_layer(struct pass *e, struct sq_layer *l, int64_t index) SQ_MUSTUSE;
+/* to the output and to the digest of what was seen */
+int pass_write_layer(struct pass *e, const struct sq_layer *l);
+/* *s = the scheme that a layer came with, which must be the plan's but for the rate */
+int pass_check_scheme(struct sq_scheme *s, const struct pass *e, const struct sq_layer *l) SQ_MUSTUSE;
+/* layers up to and including index into the engine */
+int pass_need(struct pass *e, int64_t index) SQ_MUSTUSE;
+/* The first layer in the engine leaves it. It is final at rate 1, when no window of the whole schedule comes
+ * back. */
+int pass_emit(struct pass *e, int64_t index, bool last) SQ_MUSTUSE;
+
+/* the current record, as it is */
+int pass_on(struct pass *e) SQ_MUSTUSE;
+/* the rate of layers that windows have left: that of the pass's last stage */
+double pass_rate_behind(const struct pass *e);
+void pass_held_release(struct held *h);
 /* Layers of the largest chosen window. */
 int64_t pass_widest(const struct pass *e);
 

@@ -1,5 +1,5 @@
-/* In `pass` order every stage is one run of the engine; between two of them the stream waits in an unlinked file, so
- * that one process and a pipe of processes do the same. */
+/* In `pass` order every stage is one run of the engine; between two of them the stream waits in an unlinked
+ * file, so that one process and a pipe of processes do the same. */
 #include <errno.h>
 #include <fcntl.h>
 #include <stdlib.h>
@@ -18,7 +18,8 @@ static int spool_open(int *fd, const char *work)
         return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", dir);
     *fd = mkostemp(path, O_CLOEXEC);
     if (*fd < 0)
-        return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; --work names another one", dir, strerror(errno));
+        return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; --work names another one", dir,
+                       strerror(errno));
     if (unlink(path) < 0) {
         close(*fd);
         *fd = -1;
@@ -27,7 +28,8 @@ static int spool_open(int *fd, const char *work)
     return 0;
 }
 
-/* A stream on a duplicate of the descriptor, from the beginning of the file; the stream's close leaves fd alone. */
+/* A stream on a duplicate of the descriptor, from the beginning of the file; the stream's close leaves fd
+ * alone. */
 static int spool_stream(struct sq_stream **s, int fd, enum sq_dir dir)
 {
     char spec[32];
@@ -99,8 +101,9 @@ int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct s
     if (rc < 0)
         return rc;
     sq_log(tally.fallbacks ? SQ_WARNING : SQ_INFO,
-           "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, peak %.1f MB", tally.windows,
-           tally.retries, tally.fallbacks, sq_now() - app->started, (double)sq_mem_peak() / 1e6);
+           "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, peak %.1f MB",
+           tally.windows, tally.retries, tally.fallbacks, sq_now() - app->started,
+           (double)sq_mem_peak() / 1e6);
     return 0;
 }
 

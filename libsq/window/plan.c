@@ -58,8 +58,13 @@ static int read_rates(struct sq_plan *p, const struct sq_window_opts *o)
 
 int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed)
 {
-    *p = (struct sq_plan){.batch = o->batch, .strict = o->strict, .no_cursor = o->no_cursor, .schedule = o->schedule,
-                          .windows = o->windows, .work = o->work, .window_order = o->order == SQ_ORDER_WINDOW};
+    *p = (struct sq_plan){.batch = o->batch,
+                          .strict = o->strict,
+                          .no_cursor = o->no_cursor,
+                          .schedule = o->schedule,
+                          .windows = o->windows,
+                          .work = o->work,
+                          .window_order = o->order == SQ_ORDER_WINDOW};
     if (!o->scheme && !o->plan)
         return sq_fail(SQ_E_ARG, "--scheme is missing; W2A16, W3A16g128 and W4A4 are schemes");
     int rc = sq_scheme_parse(&p->scheme, o->scheme ? o->scheme : "W16A16"); /* a plan alone needs none */
@@ -71,7 +76,8 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     rc = read_learn(&p->params, o->learn ? o->learn : preset->learn);
     if (rc < 0)
         return rc;
-    const bool kind[SQ_P_KINDS] = {[SQ_P_ALPHA] = p->params.scaling, [SQ_P_LORA] = p->params.lora,
+    const bool kind[SQ_P_KINDS] = {[SQ_P_ALPHA] = p->params.scaling,
+                                   [SQ_P_LORA] = p->params.lora,
                                    [SQ_P_CLIP] = p->params.clip && p->scheme.wbits < 16};
     for (int i = 0; i < SQ_P_KINDS; i++) {
         p->lr[i] = !kind[i] ? 0.0 : o->lr[i] > 0.0 ? o->lr[i] : preset->lr[i];
@@ -88,7 +94,9 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     p->needs_acts = p->learns || p->init != SQ_INIT_MINMAX;
     rc = read_rates(p, o);
     if (rc == 0 && p->windows && p->nrate > 1 && !p->window_order && !o->plan)
-        rc = sq_fail(SQ_E_ARG, "--windows cuts one stage: give --rate too (--rate %g first), or --order window", p->rate[0]);
+        rc = sq_fail(SQ_E_ARG,
+                     "--windows cuts one stage: give --rate too (--rate %g first), or --order window",
+                     p->rate[0]);
     return rc;
 }
 
@@ -109,8 +117,9 @@ static int choose(bool *chosen, const char *text, int64_t n)
             s += used;
         }
         if (a > b || b >= n)
-            return sq_fail(SQ_E_ARG, "--windows %s: there is no range %d-%d; the schedule has windows 0 to %" PRId64, text,
-                           a, b, n - 1);
+            return sq_fail(SQ_E_ARG,
+                           "--windows %s: there is no range %d-%d; the schedule has windows 0 to %" PRId64,
+                           text, a, b, n - 1);
         if (a < next)
             return sq_fail(SQ_E_ARG, "--windows %s: indices must ascend", text);
         for (int i = a; i <= b; i++)

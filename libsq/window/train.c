@@ -1,5 +1,6 @@
-/* One window: fold the parameters into the layers once per step, forward, loss, backward, AdamW. A layer's gradient is
- * turned into its parameters' gradients as soon as the backward leaves it, so one gradient block serves all layers. */
+/* One window: fold the parameters into the layers once per step, forward, loss, backward, AdamW. A layer's
+ * gradient is turned into its parameters' gradients as soon as the backward leaves it, so one gradient block
+ * serves all layers. */
 #include "sq/window.h"
 
 #include <math.h>
@@ -63,8 +64,8 @@ out:
     return rc;
 }
 
-int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers,
-                   int64_t batch, int64_t tokens)
+int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops,
+                   int64_t layers, int64_t batch, int64_t tokens)
 {
     struct sq_trainer *t = NULL;
     int rc = sq_alloc(&t, 1);
@@ -101,7 +102,8 @@ void sq_trainer_free(struct sq_trainer **out)
     for (int64_t i = 0; t->x && i <= t->layers; i++)
         sq_free(t->x[i]);
     sq_block_release(&t->grad);
-    void *const part[] = {t->flat, t->rounded, t->trace, t->x, t->dx, t->target, t->weight, t->cos, t->sin, t};
+    void *const part[] = {t->flat,   t->rounded, t->trace, t->x,   t->dx,
+                          t->target, t->weight,  t->cos,   t->sin, t};
     for (int i = 0; i < SQ_COUNT(part); i++)
         sq_free(part[i]);
     *out = NULL;
@@ -116,7 +118,8 @@ static struct sq_run run_of(const struct sq_trainer *t, const struct sq_scheme *
     return r;
 }
 
-static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, const struct sq_scheme *s, bool plain)
+static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, const struct sq_scheme *s,
+                 bool plain)
 {
     struct sq_params *p = plain || !m->p ? &t->none : m->p;
     sq_params_project(p);
@@ -195,12 +198,14 @@ static void gather(struct sq_trainer *t, const struct sq_window_job *job, const 
         const size_t bytes = (size_t)t->row * sizeof(float);
         memcpy(t->x[0] + i * t->row, job->xq + pick[i] * t->row, bytes);
         memcpy(t->target + i * t->row, job->target + pick[i] * t->row, bytes);
-        memcpy(t->weight + i * t->tokens, job->weight + pick[i] * t->tokens, (size_t)t->tokens * sizeof(double));
+        memcpy(t->weight + i * t->tokens, job->weight + pick[i] * t->tokens,
+               (size_t)t->tokens * sizeof(double));
     }
 }
 
 /* NaN also when a signal came: a step of a large model takes minutes */
-static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
+static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
+                            int64_t n)
 {
     const struct sq_run run = run_of(t, &job->scheme);
     const int64_t tokens = n * t->tokens;
@@ -211,15 +216,17 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
         fold(t, k, &job->member[k], &job->scheme, false);
         sq_block_forward(t->x[k + 1], t->x[k], &t->rounded[k], &run, n, t->trace[k], NULL);
     }
-    const double loss = sq_loss_grad(t->dx, t->x[job->n], t->target, t->weight, tokens, t->cfg.hidden,
-                                     1.0 / (double)tokens) / (double)tokens;
+    const double loss =
+        sq_loss_grad(t->dx, t->x[job->n], t->target, t->weight, tokens, t->cfg.hidden, 1.0 / (double)tokens) /
+        (double)tokens;
     if (!isfinite(loss))
         return loss;
     for (int64_t k = job->n - 1; k >= 0; k--) {
         if (sq_stopped())
             return NAN;
         memset(t->grad.all, 0, (size_t)t->grad.count * sizeof(float));
-        sq_block_backward(k > 0 ? t->dx : NULL, &t->grad, t->dx, t->x[k], &t->rounded[k], &run, n, t->trace[k]);
+        sq_block_backward(k > 0 ? t->dx : NULL, &t->grad, t->dx, t->x[k], &t->rounded[k], &run, n,
+                          t->trace[k]);
         sq_fold_grad(job->member[k].p, &t->grad, job->member[k].w, &t->flat[k], &job->scheme, t->ops);
     }
     return loss;
@@ -235,7 +242,8 @@ static int train_init(const struct sq_window_job *job)
     return 0;
 }
 
-int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
+int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
+                   int64_t n)
 {
     SQ_ASSERT(n <= t->batch && job->n <= t->layers);
     const int rc = train_init(job);
@@ -270,7 +278,8 @@ int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
     SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
     int rc = train_init(job);
     for (int64_t step = 0, at = 0; rc == 0 && step < steps; step++) {
-        const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at), n = SQ_MIN(job->batch, left);
+        const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at),
+                      n = SQ_MIN(job->batch, left);
         const double loss = loss_and_grad(t, job, job->order + at, n);
         if (!isfinite(loss))
             return sq_stop_check();
@@ -283,7 +292,8 @@ int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
     return rc < 0 ? rc : 1;
 }
 
-int sq_window_order(int64_t *order, int64_t picks, int64_t samples, int64_t seed, const struct sq_window *w, double rate)
+int sq_window_order(int64_t *order, int64_t picks, int64_t samples, int64_t seed, const struct sq_window *w,
+                    double rate)
 {
     int64_t *epoch = NULL;
     int rc = sq_alloc(&epoch, samples);

@@ -10,7 +10,8 @@ int main(int argc, char **argv)
         fprintf(stderr, "usage: tiny_stream LAYERS SAMPLES LENGTH HELDOUT [SEED]\n");
         return 2;
     }
-    struct tiny m = {.layers = atoi(argv[1]), .samples = atoi(argv[2]), .length = atoi(argv[3]), .heldout = atoi(argv[4]),
+    struct tiny m = {.layers = atoi(argv[1]), .samples = atoi(argv[2]), .length = atoi(argv[3]),
+                     .heldout = atoi(argv[4]),
                      .seed = argc > 5 ? atoi(argv[5]) : 1, .hidden = 32, .ffn = 48, .vocab = 64};
     m.no_tokens = m.samples == 0;
     const int rc = tiny_write("-", &m);

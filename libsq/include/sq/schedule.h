@@ -16,10 +16,10 @@ struct sq_schedule {
 };
 
 /* text: slider[:Ls,Ld,s,i] (default 4,4,2,1; later numbers may be left out) | fixed:s,i | layer | blocks:n |
- * LIST ("0-0,0-1,0-2,3-4" or "0,1,2-3": no layer left out). layers is L, 1 to 1024. Neither first nor last layers
- * decrease from window to window; a window equal to the one before it is dropped, and so is a fixed one that would
- * begin behind the first contracting one. SQ_E_ARG says what is wrong and suggests values when L < Ls + Ld.
- * Owner: caller, release with sq_schedule_release. */
+ * LIST ("0-0,0-1,0-2,3-4" or "0,1,2-3": no layer left out). layers is L, 1 to 1024. Neither first nor last
+ * layers decrease from window to window; a window equal to the one before it is dropped, and so is a fixed
+ * one that would begin behind the first contracting one. SQ_E_ARG says what is wrong and suggests values when
+ * L < Ls + Ld. Owner: caller, release with sq_schedule_release. */
 int sq_schedule_parse(struct sq_schedule *s, const char *text, int64_t layers) SQ_MUSTUSE;
 void sq_schedule_release(struct sq_schedule *s);
 

@@ -6,7 +6,8 @@
 
 SQ_BEGIN_DECLS
 
-/* From now on SIGINT and SIGTERM only set a flag; blocked system calls return EINTR. A second signal kills. */
+/* From now on SIGINT and SIGTERM only set a flag; blocked system calls return EINTR. A second signal kills.
+ */
 void sq_stop_catch(void);
 /* The signal that came, 0 for none. */
 int sq_stopped(void);

@@ -21,15 +21,15 @@ enum sq_loss_kind { SQ_LOSS_MSE, SQ_LOSS_TOKEN, SQ_LOSS_MIX };
 void sq_loss_weights(double *weight, enum sq_loss_kind kind, const float *t, int64_t tokens, int64_t train,
                      int64_t hidden);
 /* Sum of weight * |y - t|^2 over the tokens; dy (may be NULL, may be y) = its gradient times scale. */
-double sq_loss_grad(float *dy, const float *y, const float *t, const double *weight, int64_t tokens, int64_t hidden,
-                    double scale);
+double sq_loss_grad(float *dy, const float *y, const float *t, const double *weight, int64_t tokens,
+                    int64_t hidden, double scale);
 
 /* ---- trainer ------------------------------------------------------------------------------
  * Workspace for windows of up to `layers` layers and batches of up to `batch` samples of `tokens` tokens. */
 struct sq_trainer;
 
-int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers,
-                   int64_t batch, int64_t tokens) SQ_MUSTUSE;
+int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops,
+                   int64_t layers, int64_t batch, int64_t tokens) SQ_MUSTUSE;
 void sq_trainer_free(struct sq_trainer **t);
 /* what sq_trainer_new allocates */
 int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t batch, int64_t tokens);
@@ -40,8 +40,8 @@ struct sq_member {
     struct sq_params *p;
 };
 
-/* x [N,T,C] through one layer, in place: as it is (stats, may be NULL, sums its inputs), or folded and rounded at the
- * scheme's rate. A signal stops it: SQ_E_IO. */
+/* x [N,T,C] through one layer, in place: as it is (stats, may be NULL, sums its inputs), or folded and
+ * rounded at the scheme's rate. A signal stops it: SQ_E_IO. */
 int sq_trainer_float(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *w,
                      struct sq_input_stats *stats) SQ_MUSTUSE;
 int sq_trainer_rounded(struct sq_trainer *t, float *x, int64_t samples, const struct sq_member *m,
@@ -55,8 +55,8 @@ struct sq_window_job {
     const float *xq, *target;
     const double *weight; /* [N,T], from sq_loss_weights */
     int64_t samples, heldout;
-    /* training: steps take `batch` samples in this order and do not run over a multiple of `epoch` picks, so that
-     * the last batch of an epoch may be smaller. Learning rates are per sample of the nominal batch. */
+    /* training: steps take `batch` samples in this order and do not run over a multiple of `epoch` picks, so
+     * that the last batch of an epoch may be smaller. Learning rates are per sample of the nominal batch. */
     const int64_t *order;
     int64_t picks, epoch, batch;
     double lr[SQ_P_KINDS];
@@ -71,7 +71,8 @@ struct sq_losses {
 
 int64_t sq_window_steps(const struct sq_window_job *job);
 /* Mean loss over all tokens; plain: as if no layer had parameters. */
-int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job, bool plain) SQ_MUSTUSE;
+int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job,
+                   bool plain) SQ_MUSTUSE;
 /* y [N,T,C] = the rounded window on xq (y == job->xq's array is allowed) */
 int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
 /* Train with a fresh optimizer. 1: done; 0: a loss was not finite, parameters are as far as they came. */
@@ -85,14 +86,15 @@ int sq_window_order(int64_t *order, int64_t picks, int64_t samples, int64_t seed
                     double rate) SQ_MUSTUSE;
 
 /* ---- guard --------------------------------------------------------------------------------
- * Training may not make a window worse: a loss that is not finite or rises over entry is retried once from the entry
- * parameters with half the learning rates, then the entry parameters stay. */
+ * Training may not make a window worse: a loss that is not finite or rises over entry is retried once from
+ * the entry parameters with half the learning rates, then the entry parameters stay. */
 struct sq_window_result {
     struct sq_losses plain, entry, exit;
     int64_t steps, retries, fallbacks;
 };
 
-int sq_window_learn(struct sq_window_result *r, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
+int sq_window_learn(struct sq_window_result *r, struct sq_trainer *t,
+                    const struct sq_window_job *job) SQ_MUSTUSE;
 
 SQ_END_DECLS
 #endif
