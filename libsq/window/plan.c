@@ -15,6 +15,10 @@ static const struct preset WEIGHT_ACTIVATION = {{1e-3, 1e-4, 1e-2}, 20, "lora,lw
 static const struct preset WEIGHT_ONLY = {{1e-3, 5e-4, 1e-2}, 20, "lora,lwc"};
 static const struct preset WEIGHT_ONLY_2 = {{1e-3, 5e-4, 1e-2}, 60, "lora,lwc"};
 
+/* The published rate has to carry clipping from sigma(4), where a step of u moves the factor by a fiftieth of it. A
+ * searched start lies where a step moves it by a quarter, and is nearly right already. */
+#define SEARCHED_CLIP_RATE 0.1
+
 static const struct preset *preset_of(const struct sq_scheme *s)
 {
     return s->abits < 16 ? &WEIGHT_ACTIVATION : s->wbits <= 2 ? &WEIGHT_ONLY_2 : &WEIGHT_ONLY;
@@ -79,12 +83,14 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     const bool kind[SQ_P_KINDS] = {[SQ_P_ALPHA] = p->params.scaling,
                                    [SQ_P_LORA] = p->params.lora,
                                    [SQ_P_CLIP] = p->params.clip && p->scheme.wbits < 16};
-    for (int i = 0; i < SQ_P_KINDS; i++) {
-        p->lr[i] = !kind[i] ? 0.0 : o->lr[i] > 0.0 ? o->lr[i] : preset->lr[i];
+    for (int i = 0; i < SQ_P_KINDS; i++)
         p->learns |= kind[i];
-    }
     p->epochs = o->epochs ? o->epochs : preset->epochs;
     p->init = o->init ? (enum sq_init)o->init : paper || !p->learns ? SQ_INIT_MINMAX : SQ_INIT_ACT;
+    for (int i = 0; i < SQ_P_KINDS; i++) {
+        const double scale = i == SQ_P_CLIP && p->init != SQ_INIT_MINMAX ? SEARCHED_CLIP_RATE : 1.0;
+        p->lr[i] = !kind[i] ? 0.0 : o->lr[i] > 0.0 ? o->lr[i] : scale * preset->lr[i];
+    }
     p->loss = o->loss ? (enum sq_loss_kind)(o->loss - 1) : paper ? SQ_LOSS_MSE : SQ_LOSS_MIX;
     /* a searched start is a clipping, whether it is learned further or not; 16 bits have nothing to clip */
     if (p->scheme.wbits >= 16)
