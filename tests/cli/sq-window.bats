@@ -11,7 +11,7 @@ status_of() { # status_of PID: of a background job
     wait "$1" || status=$?
 }
 
-args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --backend ref --no-prov"
+args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
 
 @test "window: help and version" {
     run -0 sq-window --help

@@ -18,7 +18,7 @@ static const struct tiny TINY = {.layers = 4, .samples = 3, .length = 4, .heldou
 
 static int run(const char *to, const char *from, const char *windows)
 {
-    struct sq_app app = {.prog = "test", .no_prov = true, .backend = SQ_BACKEND_REF, .precision = SQ_F32_PRODUCTS};
+    struct sq_app app = {.prog = "test", .no_prov = true};
     struct sq_window_opts o = SQ_WINDOW_OPTS_INIT;
     struct sq_stream *in = NULL, *s = NULL;
     struct sq_plan plan;
