@@ -3,6 +3,8 @@
 #   compare-schedules.sh MODEL TEXT TEST SCHEME [sq-window options]
 # Prints a Markdown table of perplexities; SAMPLES, LENGTH, WINDOWS and SEED in the environment override what is below.
 set -euo pipefail
+# the programs of a pipeline share the processors: a thread that waits must not spin
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 if [ $# -lt 4 ]; then
     sed -n '2,4s/^# *//p' "$0" >&2
     exit 2

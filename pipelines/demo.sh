@@ -2,6 +2,8 @@
 # The main job on the small model of this repository, from a bare Debian machine: packages, build, float and plainly
 # rounded perplexity, a learned 2-bit model, its file, and what to try next. Minutes on two cores.
 set -euo pipefail
+# the programs of a pipeline share the processors: a thread that waits must not spin
+export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 cd "$(dirname "$0")/.."
 # shellcheck disable=SC2046
 sh mk/packages.sh $(cat mk/build-packages.txt)

@@ -139,8 +139,10 @@ PY
     sq-load model | sq-eval -t text --length 64 --base model --json >c
     python3 -c 'import sys; sys.exit(not float(sys.argv[1]) > 1e-3 > float(sys.argv[2]))' "$(value kl <a)" "$(value kl <c)"
 
-    sq-merge --embed W8g32 -i learning.sq | sq-eval -t text --length 64 --json >d
-    near "$(value perplexity <d)" "$(value perplexity <b)" 0.02
+    # only the tables are rounded, to 1/254 of a group's largest value: what 4-bit activations would amplify is left out
+    sq-load model | sq-merge -s W16A16 --embed W8g32 | sq-eval -t text --length 64 --json >d
+    near "$(value perplexity <d)" "$(value perplexity <c)" 0.005
+    run ! near "$(value perplexity <d)" "$(value perplexity <c)" 0
 }
 
 @test "eval: the length is capped at the model's positions, with a message" {
