@@ -197,7 +197,7 @@ static int stats_new(struct sq_input_stats *s, const struct sq_config *cfg)
     SQ_TRY(sq_alloc(&s->qkv, cfg->hidden));
     SQ_TRY(sq_alloc(&s->out, cfg->heads * cfg->head_dim));
     SQ_TRY(sq_alloc(&s->fc1, cfg->hidden));
-    SQ_TRY(sq_alloc(&s->fc2, cfg->ffn));
+    SQ_TRY(sq_alloc(&s->fc2, cfg->ffn * SQ_MAX(cfg->experts, 1)));
 out:
     return rc;
 }

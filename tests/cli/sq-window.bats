@@ -154,3 +154,13 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     run -1 --separate-stderr bash -o pipefail -c 'sq-window '"$args"' -i in.sq >/dev/full'
     [[ $stderr == *"No space left"* ]]
 }
+
+@test "window: a model with experts, from a searched start to a merged stream" {
+    seq 1 600 | awk '{ print ($1 * 7919) % 253 + 3 }' >ids
+    sq-load "$BATS_TEST_DIRNAME/../oracle/goldens/models/qwen3-moe" | sq-calib --ids ids -n 8 -l 32 -o calib.sq
+    sq-window -i calib.sq -s W2A16 --schedule slider:1,1 --epochs 4 --threads 2 --no-prov -o learned.sq
+    run -0 sq-dump --tensor mlp.experts.3.down_proj.u --layer 1 learned.sq
+    [[ $output == *"[64,1]"* ]]
+    sq-merge -i learned.sq -o merged.sq
+    run -0 sq-dump --check merged.sq
+}
