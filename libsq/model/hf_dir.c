@@ -38,21 +38,17 @@ static const struct sq_tensor *hf_info(const void *impl, int64_t id)
     return &((const struct hf *)impl)->entry[id].t;
 }
 
+static int is_named(const void *name, const void *e)
+{
+    return strcmp(name, ((const struct entry *)e)->t.name);
+}
+
 static int64_t hf_find(const void *impl, const char *name)
 {
     const struct hf *h = impl;
-    int64_t lo = 0, hi = h->n;
-    while (lo < hi) {
-        const int64_t mid = lo + (hi - lo) / 2;
-        const int c = strcmp(h->entry[mid].t.name, name);
-        if (c == 0)
-            return mid;
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return -1;
+    const struct entry *e =
+        h->n ? bsearch(name, h->entry, (size_t)h->n, sizeof *h->entry, is_named) : NULL;
+    return e ? e - h->entry : -1;
 }
 
 static int hf_get(struct sq_tensor *out, void *impl, int64_t id)

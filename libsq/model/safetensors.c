@@ -95,6 +95,11 @@ static int by_name(const void *a, const void *b)
     return strcmp(((const struct sq_tensor *)a)->name, ((const struct sq_tensor *)b)->name);
 }
 
+static int is_named(const void *name, const void *t)
+{
+    return strcmp(name, ((const struct sq_tensor *)t)->name);
+}
+
 static int check_layout(struct sq_safetensors *s, const uint8_t *data, size_t size)
 {
     size_t at = 0;
@@ -216,18 +221,9 @@ const struct sq_tensor *sq_safetensors_at(const struct sq_safetensors *s, int64_
 
 int64_t sq_safetensors_find(const struct sq_safetensors *s, const char *name)
 {
-    int64_t lo = 0, hi = s->n;
-    while (lo < hi) {
-        const int64_t mid = lo + (hi - lo) / 2;
-        const int c = strcmp(s->tensor[mid].name, name);
-        if (c == 0)
-            return mid;
-        if (c < 0)
-            lo = mid + 1;
-        else
-            hi = mid;
-    }
-    return -1;
+    const struct sq_tensor *t =
+        s->n ? bsearch(name, s->tensor, (size_t)s->n, sizeof *s->tensor, is_named) : NULL;
+    return t ? t - s->tensor : -1;
 }
 
 int sq_safetensors_get(struct sq_tensor *out, const struct sq_safetensors *s, int64_t i)

@@ -245,25 +245,6 @@ out:
     return rc;
 }
 
-int sq_table_take(struct sq_tensor *out, struct sq_table *t, const char *name)
-{
-    const int64_t dim[2] = {sq_table_rows(t), sq_table_cols(t)};
-    const int ready = sq_table_ready(t, name);
-    int rc = ready;
-    if (ready > 0 && t->weight.data) {
-        sq_tensor_move(out, &t->weight);
-    } else if (ready > 0) {
-        SQ_TRY(sq_tensor_new(out, name, SQ_F32, 2, dim));
-        rc = sq_table_read(out->owned, t, 0, dim[0]);
-        if (rc < 0)
-            SQ_TRY(sq_fail_in(rc, "'%s'", name));
-    }
-    rc = ready;
-out:
-    sq_table_release(t);
-    return rc;
-}
-
 void sq_table_release(struct sq_table *t)
 {
     sq_tensor_release(&t->zeros);

@@ -59,7 +59,8 @@ small() { # a random model of two layers, its text and ids
 }
 
 @test "eval: SmolLM2-135M-Instruct from GGUF has transformers' perplexity" {
-    model=$(SQ_SMOLLM2=${SQ_SMOLLM2:-} "$ROOT/tests/fetch-smollm2.sh") || skip "$model"
+    model=$(SQ_SMOLLM2=${SQ_SMOLLM2:-} "$ROOT/tests/fetch-smollm2.sh" 2>"$BATS_TEST_TMPDIR/why") ||
+        skip "$(cat "$BATS_TEST_TMPDIR/why")"
     case $model in /*) ;; *) model=$ROOT/$model ;; esac
     sq-eval -t "$ROOT/examples/tiny/test.txt" --length 512 -n 2 --json "$model" >out
     near "$(value perplexity <out)" 70.597556205 1e-4

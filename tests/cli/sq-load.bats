@@ -68,7 +68,7 @@ refused() { # refused 'TEXT' ARGS...: status 1, one line on stderr with the text
 }
 
 @test "load: SmolLM2 from GGUF has the values that transformers reads from it" {
-    gguf=$(cd "$ROOT" && sh tests/fetch-smollm2.sh 2>"$BATS_TEST_TMPDIR/why") || skip "$(cat why)"
+    gguf=$(cd "$ROOT" && sh tests/fetch-smollm2.sh 2>"$BATS_TEST_TMPDIR/why") || skip "$(cat "$BATS_TEST_TMPDIR/why")"
     [[ $gguf == /* ]] || gguf=$ROOT/$gguf
     run -0 bash -o pipefail -c "sq-load --no-prov '$gguf' | sq-dump --digest"
     # of the stream whose 272 tensors were compared with transformers' own reading: none differs

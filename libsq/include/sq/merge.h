@@ -53,9 +53,6 @@ int64_t sq_table_rows(const struct sq_table *t);
 int64_t sq_table_cols(const struct sq_table *t);
 /* out [n, cols] = rows first ... first + n - 1 as float32; SQ_E_VALUE on NaN or Inf */
 int sq_table_read(float *out, const struct sq_table *t, int64_t first, int64_t n) SQ_MUSTUSE;
-/* The whole table as one tensor of that name: floats as they came, codes dequantized to f32. t becomes empty.
- * 1 when there is one, 0 when nothing came. */
-int sq_table_take(struct sq_tensor *out, struct sq_table *t, const char *name) SQ_MUSTUSE;
 void sq_table_release(struct sq_table *t);
 
 SQ_END_DECLS
