@@ -202,6 +202,21 @@ static void test_zero_flag(void **state)
 }
 
 /* y of the forward = dequantised codes wherever the zero point fits a byte */
+/* scale 1 exactly and -lo / s on a tie: zero points round to even, as METHOD 1 and torch do */
+static void test_zero_points_on_a_tie(void **state)
+{
+    (void)state;
+    const struct sq_rowq p = {.bits = 2, .rate = 1.0};
+    const float z[2][3] = {{-0.5f, 0.25f, 2.5f}, {-2.5f, 0.25f, 0.5f}};
+    const float want[2] = {0, 2};
+    float scale[2], zero[2];
+    sq_rowquant_grid(scale, zero, &z[0][0], &p, NULL, NULL, 2, 3);
+    for (int i = 0; i < 2; i++) {
+        assert_true(scale[i] == 1.0f);
+        assert_true(zero[i] == want[i]);
+    }
+}
+
 static void test_dequant(void **state)
 {
     (void)state;
@@ -436,7 +451,7 @@ int main(void)
         cmocka_unit_test(test_zero_flag),     cmocka_unit_test(test_dequant),
         cmocka_unit_test(test_zero_gradient), cmocka_unit_test(test_identity_and_empty),
         cmocka_unit_test(test_rtn_codes),     cmocka_unit_test(test_cpu_equals_ref),
-        cmocka_unit_test(test_error),
+        cmocka_unit_test(test_error),         cmocka_unit_test(test_zero_points_on_a_tie),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
