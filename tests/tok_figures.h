@@ -1,4 +1,4 @@
-/* tokenizer, text, ids, XXH3 of the ids as little-endian int32: written by tests/long/tokenizers.py figures */
+/* tokenizer, text, ids, XXH3 of the ids as little-endian int32: written by tests/long/tokenizer_ids.py figures */
 {"models/tiny/tokenizer.json", "tests/golden/tokenizer_edge.txt", 5263, "f81e391406bb6a62"},
 {"models/tiny/tokenizer.json", "data/wikitext2/wiki.test.raw", 525339, "1d20408a85c1add9"},
 {"models/tiny/tokenizer.json", "data/text/tinyshakespeare.txt", 461806, "02dace4eac37a5d3"},

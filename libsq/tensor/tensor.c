@@ -129,6 +129,6 @@ int sq_tensor_to_f32(float *out, const struct sq_tensor *t)
     }
     for (int64_t i = 0; i < n; i++)
         if (!isfinite(out[i]))
-            return sq_fail(SQ_E_VALUE, "tensor '%s': element %" PRId64 " is %f", t->name, i, (double)out[i]);
+            return sq_fail(SQ_E_VALUE, "tensor '%s': element %" PRId64 " is NaN or Inf", t->name, i);
     return 0;
 }

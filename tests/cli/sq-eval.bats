@@ -104,7 +104,7 @@ PY
     tiny=$ROOT/examples/tiny
     head -c 8000 "$tiny/test.txt" >text
     for s in W8A16 W8A4 W2A16; do
-        merge_rtn "$tiny" $s f32 >m.sq
+        sq-load "$tiny" | sq-merge -s $s --scale f32 -o m.sq
         sq-eval -t text --length 128 --base "$tiny" --json m.sq >$s
     done
     python3 -c 'import sys; a, b, c = map(float, sys.argv[1:]); sys.exit(not 0 < 100 * a < b < c)' \
@@ -183,8 +183,8 @@ PY
     refused 3 "half.sq" --ids ids --length 64 half.sq
     head -c $(($(stat -c %s model.sq) - 5)) model.sq >most.sq
     refused 3 "most.sq" --ids ids --length 64 most.sq
-    merge_rtn model W8A16 nan >nan.sq
-    refused 1 "is nan" --ids ids --length 64 nan.sq
+    sq-load model | sq-merge -s W8A16 | spoil_stream nan >nan.sq
+    refused 1 "is NaN or Inf" --ids ids --length 64 nan.sq
     run -3 --separate-stderr bash -o pipefail -c "sq-load no_such | sq-eval --ids ids --length 64 --json"
     [ -z "$output" ]
 }

@@ -1,4 +1,4 @@
-# sq-pack on merged streams of merge_rtn (plain rounding): formats, exact types, refusals, nothing half-written
+# sq-pack on plainly rounded models: formats, exact types, refusals, nothing half-written
 bats_require_minimum_version 1.5.0
 
 setup() {
@@ -11,8 +11,16 @@ setup() {
     cd "$BATS_TEST_TMPDIR/w" || return 1
 }
 
-merged() { # merged SCHEME [flags]: a stream of examples/tiny
-    merge_rtn "$tiny" "$@" >in.sq
+rounded() { # rounded MODEL SCHEME [options of sq-merge]: in.sq
+    sq-load "$1" | sq-merge -s "$2" -o in.sq "${@:3}"
+}
+
+merged() { # merged SCHEME [options of sq-merge]: in.sq from examples/tiny
+    rounded "$tiny" "$@"
+}
+
+spoil() { # spoil WHAT: in.sq
+    spoil_stream "$1" <in.sq >spoilt.sq && mv spoilt.sq in.sq
 }
 
 refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
@@ -52,7 +60,7 @@ refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
 }
 
 @test "pack: the same bytes for any number of threads and any name" {
-    merged W4A16g32 embed
+    merged W4A16g32 --embed W8g32
     run -0 sq-pack --threads 1 -q -i in.sq -o a.gguf
     [ -z "$output" ]
     sq-pack --threads 3 -q -o b.gguf <in.sq
@@ -63,14 +71,14 @@ refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
 
 @test "pack: every kind of model, in gguf and hf" {
     for m in llama3 qwen2 qwen3; do
-        merge_rtn "$models/$m" W4A16g32 >in.sq
+        rounded "$models/$m" W4A16g32
         run -0 sq-pack --no-tokenizer -i in.sq -o "$m.gguf"
         [[ $output == *"largest difference from the stream 0; read back: "* ]]
         run -0 sq-pack -f hf -i in.sq -o "$m"
         [[ $output == *"largest difference from the stream 0; read back: "* ]]
         [[ $output == *"no tokenizer.json in the stream"* ]]
     done
-    merge_rtn "$models/qwen3-moe" W4A16g32 >in.sq
+    rounded "$models/qwen3-moe" W4A16g32
     run -0 sq-pack -f hf -i in.sq -o moe
     refused "architecture 'Qwen3MoeForCausalLM' (model_type 'qwen3_moe') is not supported" --no-tokenizer -o moe.gguf
 }
@@ -78,7 +86,7 @@ refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
 @test "pack: what was written in one format is a model for the next" {
     merged W4A16
     sq-pack -q -i in.sq -o a.gguf
-    merge_rtn a.gguf W8A16s >b.sq
+    sq-load a.gguf | sq-merge -s W8A16s -o b.sq
     sq-pack -q -i b.sq -o b.gguf
     run -0 sq-pack -f hf -i b.sq -o b
     [[ $output == *"its source was gguf"* ]]
@@ -151,16 +159,16 @@ assert m["file_bytes"] == os.path.getsize("out.gguf") and m["scheme"] == "W4A16g
     merged W4A16
     refused "tensor '$q': codes minus zero points reach -" --type q4_0 -o x.gguf
     refused "tensor '$q': codes minus zero points reach -" --type q2_k -o x.gguf
-    merged W4A16 f32
+    merged W4A16 --scale f32
     refused "is no float16, merge with --scale f16" -o x.gguf
     sq-pack -q -f hf -i in.sq -o exact
-    merge_rtn "$models/llama-48" W4A16 >in.sq
+    rounded "$models/llama-48" W4A16
     refused "tensor '$q' has 48 columns, not a multiple of the 32 of q8_0" --no-tokenizer -o x.gguf
     refused "no block type 'q9'" --type q9 -o x.gguf
 }
 
 @test "pack: --lossy takes the nearest type and prints the error" {
-    for row in "W4A16g16 q8_0" "W8A16 q8_0" "W4A16,f32 q4_k"; do
+    for row in "W4A16g16 q8_0" "W8A16 q8_0" "W4A16,--scale=f32 q4_k"; do
         read -r scheme type <<<"$row"
         merged ${scheme/,/ }
         run -0 sq-pack --lossy -i in.sq -o out.gguf
@@ -171,21 +179,24 @@ assert m["file_bytes"] == os.path.getsize("out.gguf") and m["scheme"] == "W4A16g
     merged W4A16g32
     run -0 sq-pack --lossy --type q4_1 -i in.sq -o out.gguf
     [[ $output == *"linear  q4_1 "* ]]
-    merge_rtn "$models/llama-48" W4A16 >in.sq
+    rounded "$models/llama-48" W4A16
     run -0 sq-pack --lossy --no-tokenizer -i in.sq -o out.gguf
     [[ $output == *"linear  f16 "* ]]
 }
 
 @test "pack: a stream that is not merged, lacks a tokenizer, or holds a NaN" {
-    merged W4A16 final
+    merged W4A16
+    spoil final
     refused "layer 0 is not merged but 'final': run sq-merge first" -o x.gguf
     refused "layer 0 is not merged but 'final': run sq-merge first" -f hf -o x
-    merged W4A16 no-files
+    merged W4A16
+    spoil no-files
     refused "the stream has no tokenizer.json; --no-tokenizer writes a file that takes ids only" -o x.gguf
     sq-pack -q --no-tokenizer -i in.sq -o ids.gguf
-    merged W4A16 nan
+    merged W4A16
+    spoil nan
     refused "tensor 'model.norm.weight'" -o x.gguf
-    run -0 bash -o pipefail -c "merge_rtn '$models/llama3' W4A16 no-files | sq-pack -f hf -o ids"
+    run -0 bash -o pipefail -c "sq-load '$models/llama3' | sq-merge -s W4A16 | spoil_stream no-files | sq-pack -f hf -o ids"
 }
 
 @test "pack: a cut input is 3, and no file appears" {

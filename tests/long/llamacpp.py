@@ -56,7 +56,7 @@ def architecture(name, work, scheme, limit, *options):
 
 
 def smol(path, work):
-    stream = merged(path, "W4A16", work, "embed")
+    stream = merged(path, "W4A16", work, "--embed=W8g32")
     gguf = pack(stream, f"{work}/smol.gguf")
     source = Model(path, LENGTH)
     text = open(TEXT, encoding="utf-8").read()
@@ -76,14 +76,14 @@ def main():
     tap = Tap()
     path, why = smollm2()
     with tempfile.TemporaryDirectory() as work:
-        for scheme, flags in [("W2A16", ()), ("W3A16", ()), ("W3A16g64", ()), ("W4A16", ()), ("W4A16g32s", ("embed",)),
+        for scheme, flags in [("W2A16", ()), ("W3A16", ()), ("W3A16g64", ()), ("W4A16", ()), ("W4A16g32s", ("--embed=W8g32",)),
                               ("W4A16g128", ()), ("W5A16", ()), ("W8A16s", ()), ("W4A4", ())]:
             tap.run(f"tiny {scheme} {' '.join(flags)}", lambda: tiny(scheme, work, *flags))
         for name in ["llama3", "qwen2", "qwen3"]:
             # floats: only the head is rounded, where it is stored as bf16, whose products round activations too
             tap.run(f"{name} in f32", lambda: architecture(name, work, "W4A16g32", 1e-5, "--type", "f32"))
             tap.run(f"{name} W4A16g32", lambda: architecture(name, work, "W4A16g32", 1e-3))
-        tap.run("SmolLM2 W4A16 embed", lambda: smol(path, work), skip=why)
+        tap.run("SmolLM2 W4A16 --embed W8g32", lambda: smol(path, work), skip=why)
     return tap.finish()
 
 

@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 
-sys.path.pop(0)  # this folder has a tokenizers.py, which is not the package
 
 try:
     import torch

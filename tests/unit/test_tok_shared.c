@@ -1,5 +1,5 @@
 /* Ids of real tokenizers on real texts, from ../shared. The digests are those of the ids that Hugging Face tokenizers gives:
- * tests/long/tokenizers.py compares the ids themselves. */
+ * tests/long/tokenizer_ids.py compares the ids themselves. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>

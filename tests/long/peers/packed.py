@@ -9,10 +9,14 @@ BUILD = os.environ.get("SQ_BUILD", "build/gcc")
 GOLDENS = "tests/oracle/goldens/models"
 
 
-def merged(model, scheme, work, *flags):
-    path = os.path.join(work, f"{os.path.basename(model)}-{scheme}{'-'.join(('',) + flags)}.sq")
-    with open(path, "wb") as f:
-        subprocess.run([f"{BUILD}/gen/merge_rtn", model, scheme, *flags], stdout=f, check=True)
+def merged(model, scheme, work, *options):
+    """the model rounded plainly; options of sq-merge"""
+    path = os.path.join(work, f"{os.path.basename(model)}-{scheme}{''.join(options)}.sq")
+    load = subprocess.Popen([f"{BUILD}/bin/sq-load", model], stdout=subprocess.PIPE)
+    subprocess.run([f"{BUILD}/bin/sq-merge", "-s", scheme, "-o", path, *options], stdin=load.stdout, check=True)
+    load.stdout.close()
+    if load.wait():
+        raise RuntimeError(f"sq-load {model} failed")
     return path
 
 

@@ -5,7 +5,6 @@ import re
 import subprocess
 import sys
 
-sys.path.pop(0)  # this script's folder: here "tokenizers" is the package
 try:
     from tokenizers import AddedToken, Regex, Tokenizer, normalizers, pre_tokenizers, processors
 except ImportError:
@@ -130,7 +129,7 @@ def main():
     print(f"1..{count}")
     if sys.argv[1:] == ["figures"]:
         with open("tests/tok_figures.h", "w") as f:
-            f.write("/* tokenizer, text, ids, XXH3 of the ids as little-endian int32: written by tests/long/tokenizers.py figures */\n")
+            f.write("/* tokenizer, text, ids, XXH3 of the ids as little-endian int32: written by tests/long/tokenizer_ids.py figures */\n")
             for (t, x), (n, d) in figures.items():
                 f.write(f'{{"{t}", "{x}", {n}, "{d}"}},\n')
     return failed > 0
