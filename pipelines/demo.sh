@@ -2,39 +2,34 @@
 # The main job on the small model of this repository, from a bare Debian machine: packages, build, float and plainly
 # rounded perplexity, a learned 2-bit model, its file, and what to try next. Minutes on two cores.
 set -euo pipefail
-# the programs of a pipeline share the processors: a thread that waits must not spin
-export OMP_WAIT_POLICY=${OMP_WAIT_POLICY:-passive}
 cd "$(dirname "$0")/.."
 # shellcheck disable=SC2046
 sh mk/packages.sh $(cat mk/build-packages.txt)
 make -s -j"$(nproc)" all
-PATH="$PWD/build/bin:$PATH"
+. pipelines/common.sh
 model=examples/tiny scheme=${SCHEME:-W2A16} out=${OUT:-build/demo/tiny-$(echo "${SCHEME:-W2A16}" | tr '[:upper:]' '[:lower:]').gguf}
 mkdir -p "$(dirname "$out")"
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 
-perplexity() {
-    sq-eval --text $model/test.txt --length 512 --json "$1" 2>/dev/null |
-        sed -n 's/.*"metric": *"perplexity", *"value": *\([0-9.]*\).*/\1/p'
-}
+figure() { perplexity $model/test.txt 512 "$1"; }
 bytes() { du -sb "$1" | cut -f1; }
 
 echo "sq: $scheme of $model"
 sq-load $model | sq-calib --text $model/calib.txt --samples "${SAMPLES:-32}" --length 512 --out "$work/calib.sq"
-float=$(perplexity $model)
+float=$(figure $model)
 sq-window --in "$work/calib.sq" --scheme "$scheme" --learn none | sq-merge --out "$work/rtn.sq"
-rtn=$(perplexity "$work/rtn.sq")
+rtn=$(figure "$work/rtn.sq")
 started=$SECONDS
 sq-window --in "$work/calib.sq" --scheme "$scheme" --epochs "${EPOCHS:-8}" --progress | sq-merge --embed W8g32 --out "$work/learned.sq"
 spent=$((SECONDS - started))
 sq-pack --in "$work/learned.sq" --out "$out" -v
-learned=$(perplexity "$out")
+learned=$(figure "$out")
 
-printf '\n%-28s %12s %14s\n' "" perplexity bytes
-printf '%-28s %12.2f %14d\n' "float (bf16)" "$float" "$(bytes $model/model.safetensors)"
-printf '%-28s %12.2f\n' "$scheme, plain rounding" "$rtn"
-printf '%-28s %12.2f %14d   learned in %d s\n' "$scheme, sq-window" "$learned" "$(bytes "$out")" "$spent"
+printf '\n%-28s %16s %14s\n' "" perplexity bytes
+printf '%-28s %16s %14d\n' "float (bf16)" "$float" "$(bytes $model/model.safetensors)"
+printf '%-28s %16s\n' "$scheme, plain rounding" "$rtn"
+printf '%-28s %16s %14d   learned in %d s\n' "$scheme, sq-window" "$learned" "$(bytes "$out")" "$spent"
 cat <<END
 
 written: $out (llama.cpp loads it)

@@ -2,6 +2,7 @@
 
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <time.h>
 
 static const char *prog = "sq";
@@ -37,4 +38,17 @@ double sq_now(void)
     struct timespec t;
     clock_gettime(CLOCK_MONOTONIC, &t);
     return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
+}
+
+static double seconds(struct timeval t)
+{
+    return (double)t.tv_sec + 1e-6 * (double)t.tv_usec;
+}
+
+struct sq_usage sq_usage(void)
+{
+    struct rusage u = {0};
+    getrusage(RUSAGE_SELF, &u);
+    return (struct sq_usage){.cpu_seconds = seconds(u.ru_utime) + seconds(u.ru_stime),
+                             .peak_bytes = (int64_t)u.ru_maxrss * 1024};
 }

@@ -93,18 +93,25 @@ out:
     return rc;
 }
 
+static int report_all(struct sq_app *app, const struct tally *t)
+{
+    const struct sq_usage u = sq_usage();
+    const double seconds = sq_now() - app->started;
+    sq_log(t->fallbacks ? SQ_WARNING : SQ_INFO,
+           "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, processor %.1f s, peak %.1f MB",
+           t->windows, t->retries, t->fallbacks, seconds, u.cpu_seconds, (double)u.peak_bytes / 1e6);
+    return sq_app_metric(app, "done",
+                         json_pack("{s:I, s:I, s:I, s:f, s:f, s:I}", "windows", (json_int_t)t->windows, "retries",
+                                   (json_int_t)t->retries, "fallbacks", (json_int_t)t->fallbacks, "seconds", seconds,
+                                   "cpu_seconds", u.cpu_seconds, "peak_bytes", (json_int_t)u.peak_bytes));
+}
+
 int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app)
 {
     struct tally tally = {0};
     const int rc = p->window_order ? one_pass(out, in, p, app, &tally, p->rate, p->nrate)
                                    : chain(out, in, p, app, &tally);
-    if (rc < 0)
-        return rc;
-    sq_log(tally.fallbacks ? SQ_WARNING : SQ_INFO,
-           "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, peak %.1f MB",
-           tally.windows, tally.retries, tally.fallbacks, sq_now() - app->started,
-           (double)sq_mem_peak() / 1e6);
-    return 0;
+    return rc < 0 ? rc : report_all(app, &tally);
 }
 
 int sq_window_layers(int64_t *layers, struct sq_stream *in)

@@ -27,11 +27,6 @@ teardown() {
     run -0 sq-eval --text examples/tiny/test.txt --length 128 --windows 2 "$work/hf"
 }
 
-@test "quantize.sh says how it is called" {
-    run -2 pipelines/quantize.sh examples/tiny
-    [[ $output == *"MODEL TEXT SCHEME OUT"* ]]
-}
-
 @test "a recipe whose first stage fails fails and leaves no file" {
     run ! pipelines/quantize.sh /nonexistent examples/tiny/calib.txt W4A16 "$work/m.gguf"
     [ -z "$(ls -A "$work")" ]
@@ -41,7 +36,23 @@ teardown() {
     WINDOWS=2 run -0 --separate-stderr pipelines/compare-schedules.sh examples/tiny examples/tiny/calib.txt \
         examples/tiny/test.txt W2A16 --epochs 2
     echo "$output"
-    [ "$(grep -cE '^\| [a-z -]+ \| [a-z0-9:,-]+ \| [0-9]+\.[0-9]+ \|' <<<"$output")" -eq 7 ]
+    [ "$(grep -cE '^\| [a-z -]+ \| [a-z0-9:,-]+ \| [0-9]+\.[0-9]+ ± [0-9.]+ \|' <<<"$output")" -eq 7 ]
+}
+
+@test "compare-methods.sh prints a table: float, then four rows a scheme, with costs" {
+    WINDOWS=2 run -0 --separate-stderr pipelines/compare-methods.sh examples/tiny examples/tiny/calib.txt \
+        examples/tiny/test.txt "W4A16 W2A16" --epochs 2
+    echo "$output"
+    [ "$(grep -cE '^\| (-|W[24]A16) \| [a-z -]+ \| [0-9.]+ ± [0-9.]+ \|' <<<"$output")" -eq 9 ]
+    [ "$(grep -cE '\| [0-9]+ s \| [1-9][0-9]* MB \|$' <<<"$output")" -eq 8 ]
+    [ "$(printf '%s\n' "${lines[@]}" | grep 'W2A16' | cut -d'|' -f4 | sort -u | wc -l)" -eq 4 ]
+}
+
+@test "recipes say how they are called" {
+    for recipe in quantize compare-schedules compare-methods; do
+        run -2 "pipelines/$recipe.sh" examples/tiny
+        [[ $output == *"$recipe.sh MODEL TEXT"* ]]
+    done
 }
 
 @test "demo.sh ends with a table and a file" {

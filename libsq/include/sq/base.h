@@ -89,6 +89,12 @@ enum sq_level sq_log_level(void);
 
 /* seconds on the monotonic clock */
 double sq_now(void);
+/* Processor seconds of this process, all threads, and the largest resident memory it had so far. */
+struct sq_usage {
+    double cpu_seconds;
+    int64_t peak_bytes;
+};
+struct sq_usage sq_usage(void);
 
 SQ_END_DECLS
 #endif
