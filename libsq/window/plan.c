@@ -4,7 +4,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* METHOD 4: learning rates per sample of the nominal batch, and epochs of all stages together. */
+/* METHOD 4: learning rates per sample of the batch, and epochs of all stages together. They belong to each other, and
+ * to 128 samples in batches of 3. */
 struct preset {
     double lr[SQ_P_KINDS];
     int64_t epochs;
@@ -15,9 +16,13 @@ static const struct preset WEIGHT_ACTIVATION = {{1e-3, 1e-4, 1e-2}, 20, "lora,lw
 static const struct preset WEIGHT_ONLY = {{1e-3, 5e-4, 1e-2}, 20, "lora,lwc"};
 static const struct preset WEIGHT_ONLY_2 = {{1e-3, 5e-4, 1e-2}, 60, "lora,lwc"};
 
+enum { PUBLISHED_STEPS_PER_EPOCH = 43 };
+
 /* The published rate has to carry clipping from sigma(4), where a step of u moves the factor by a fiftieth of it. A
  * searched start lies where a step moves it by a quarter, and is nearly right already. */
-#define SEARCHED_CLIP_RATE 0.1
+#define SEARCHED_CLIP_RATE 0.03
+/* Above it LoRA's steps stop converging. */
+#define LARGEST_BOOST 10.0
 
 static const struct preset *preset_of(const struct sq_scheme *s)
 {
@@ -86,11 +91,16 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     for (int i = 0; i < SQ_P_KINDS; i++)
         p->learns |= kind[i];
     p->epochs = o->epochs ? o->epochs : preset->epochs;
+    rc = read_rates(p, o);
+    if (rc < 0)
+        return rc;
     p->init = o->init ? (enum sq_init)o->init : paper || !p->learns ? SQ_INIT_MINMAX : SQ_INIT_ACT;
     for (int i = 0; i < SQ_P_KINDS; i++) {
         const double scale = i == SQ_P_CLIP && p->init != SQ_INIT_MINMAX ? SEARCHED_CLIP_RATE : 1.0;
         p->lr[i] = !kind[i] ? 0.0 : o->lr[i] > 0.0 ? o->lr[i] : scale * preset->lr[i];
     }
+    if (!paper && o->lr[SQ_P_LORA] == 0.0)
+        p->lora_steps = p->share * (double)(preset->epochs * PUBLISHED_STEPS_PER_EPOCH);
     p->loss = o->loss ? (enum sq_loss_kind)(o->loss - 1) : paper ? SQ_LOSS_MSE : SQ_LOSS_MIX;
     /* a searched start is a clipping, whether it is learned further or not; 16 bits have nothing to clip */
     if (p->scheme.wbits >= 16)
@@ -98,12 +108,18 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     p->params.clip |= p->init != SQ_INIT_MINMAX;
     p->params.clip &= p->scheme.wbits < 16;
     p->needs_acts = p->learns || p->init != SQ_INIT_MINMAX;
-    rc = read_rates(p, o);
-    if (rc == 0 && p->windows && p->nrate > 1 && !p->window_order && !o->plan)
+    if (p->windows && p->nrate > 1 && !p->window_order && !o->plan)
         rc = sq_fail(SQ_E_ARG,
                      "--windows cuts one stage: give --rate too (--rate %g first), or --order window",
                      p->rate[0]);
     return rc;
+}
+
+double sq_plan_lr(const struct sq_plan *p, enum sq_param_kind kind, int64_t steps)
+{
+    if (kind != SQ_P_LORA || p->lora_steps == 0.0)
+        return p->lr[kind];
+    return p->lr[kind] * SQ_MIN(sqrt(p->lora_steps / (double)SQ_MAX(steps, 1)), LARGEST_BOOST);
 }
 
 /* "0-3", "2,5-7": ascending indices of windows */

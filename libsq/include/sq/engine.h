@@ -64,6 +64,7 @@ struct sq_plan {
     enum sq_init init;      /* never SQ_INIT_PRESET */
     enum sq_loss_kind loss;
     double lr[SQ_P_KINDS];  /* 0: not learned */
+    double lora_steps;      /* steps of a window that LoRA's rate belongs to; 0: any number */
     int64_t epochs, batch;
     double share;           /* of the epochs, for each rate */
     double rate[SQ_MAX_RATES];
@@ -76,6 +77,10 @@ struct sq_plan {
 
 /* SQ_E_ARG on options that contradict each other. */
 int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed) SQ_MUSTUSE;
+/* Learning rate of a kind of parameter in a window of so many steps, times batch. LoRA starts from nothing: the default
+ * preset's rate belongs to the published number of steps and grows with the root of what a run falls short of it.
+ * Clipping and scaling start nearly right and keep their rates. */
+double sq_plan_lr(const struct sq_plan *p, enum sq_param_kind kind, int64_t steps);
 /* The schedule for a model of `layers` layers and which of its windows were chosen; *chosen [schedule->n], free both. */
 int sq_plan_windows(struct sq_schedule *s, bool **chosen, const struct sq_plan *p, int64_t layers) SQ_MUSTUSE;
 /* --plan: the chosen windows, "first-last" one a line, to stdout */
