@@ -44,7 +44,7 @@ static int content_text(char **out, const struct sq_record *rec)
     return *out ? 0 : sq_fail(SQ_E_NOMEM, "no memory for JSON");
 }
 
-static int hash_content(struct sq_hash *h, struct sq_stream *in, const struct sq_record *rec, void *buf)
+static int hash_content(struct sq_hash *h, struct sq_stream *in, const struct sq_record *rec)
 {
     char *text;
     int rc = content_text(&text, rec);
@@ -52,14 +52,7 @@ static int hash_content(struct sq_hash *h, struct sq_stream *in, const struct sq
         return rc;
     sq_hash_add(h, text, strlen(text) + 1);
     free(text);
-    for (int64_t left = rec->bytes; left && rc == 0;) {
-        const size_t n = (size_t)SQ_MIN(left, (int64_t)PIECE);
-        rc = sq_stream_payload(in, buf, n);
-        if (rc == 0)
-            sq_hash_add(h, buf, n);
-        left -= (int64_t)n;
-    }
-    return rc;
+    return sq_stream_hash(h, in);
 }
 
 int sq_inspect_digest(char out[SQ_HASH_TEXT], const char *spec)
@@ -67,21 +60,18 @@ int sq_inspect_digest(char out[SQ_HASH_TEXT], const char *spec)
     struct sq_stream *in = NULL;
     struct sq_record rec = SQ_RECORD_INIT;
     struct sq_hash h = {.state = NULL};
-    char *buf = NULL;
     int rc;
 
     SQ_TRY(sq_hash_init(&h));
-    SQ_TRY(sq_alloc(&buf, PIECE));
     SQ_TRY(sq_stream_open(&in, spec, SQ_READ));
     while ((rc = next_content(in, &rec)) > 0)
-        SQ_TRY(hash_content(&h, in, &rec, buf));
+        SQ_TRY(hash_content(&h, in, &rec));
     if (rc == 0)
         rc = sq_stream_finish(&in);
     sq_hash_text(out, sq_hash_value(&h));
 out:
     sq_record_release(&rec);
     sq_stream_abort(&in, rc);
-    sq_free(buf);
     sq_hash_release(&h);
     return rc;
 }

@@ -5,7 +5,7 @@
 
 #include "sq/json.h"
 
-enum { PIECE = 1 << 20, PER_LINE = 8 };
+enum { PER_LINE = 8 };
 
 static const char *text_of(const json_t *head, const char *key)
 {
@@ -78,19 +78,6 @@ static void print_record(FILE *f, const struct sq_record *rec)
     fputc('\n', f);
 }
 
-static int hash_payload(struct sq_hash *h, struct sq_stream *in, int64_t left, void *buf)
-{
-    int rc = 0;
-    while (left && rc == 0) {
-        const size_t n = (size_t)SQ_MIN(left, (int64_t)PIECE);
-        rc = sq_stream_payload(in, buf, n);
-        if (rc == 0)
-            sq_hash_add(h, buf, n);
-        left -= (int64_t)n;
-    }
-    return rc;
-}
-
 static int dump_line(FILE *f, const json_t *obj)
 {
     if (json_dumpf(obj, f, JSON_COMPACT) < 0 || fputc('\n', f) == EOF)
@@ -98,14 +85,13 @@ static int dump_line(FILE *f, const json_t *obj)
     return 0;
 }
 
-static int print_json(FILE *f, struct sq_stream *in, const struct sq_record *rec, struct sq_hash *h,
-                      void *buf)
+static int print_json(FILE *f, struct sq_stream *in, const struct sq_record *rec, struct sq_hash *h)
 {
     char text[SQ_HASH_TEXT];
     int rc = 0;
     if (rec->bytes) {
         sq_hash_reset(h);
-        SQ_TRY(hash_payload(h, in, rec->bytes, buf));
+        SQ_TRY(sq_stream_hash(h, in));
         sq_hash_text(text, sq_hash_value(h));
         json_object_set_new(rec->head, "payload_xxh3", json_string(text));
     }
@@ -136,11 +122,9 @@ int sq_inspect_list(FILE *f, const char *spec, bool json)
     struct sq_stream *in = NULL;
     struct sq_record rec = SQ_RECORD_INIT;
     struct sq_hash h = {.state = NULL};
-    char *buf = NULL;
     int rc;
 
     SQ_TRY(sq_hash_init(&h));
-    SQ_TRY(sq_alloc(&buf, PIECE));
     SQ_TRY(sq_stream_open(&in, spec, SQ_READ));
     if (json)
         SQ_TRY(dump_line(f, sq_stream_header(in)));
@@ -148,7 +132,7 @@ int sq_inspect_list(FILE *f, const char *spec, bool json)
         print_begin(f, sq_stream_header(in));
     while ((rc = sq_stream_next(in, &rec)) > 0)
         if (json)
-            SQ_TRY(print_json(f, in, &rec, &h, buf));
+            SQ_TRY(print_json(f, in, &rec, &h));
         else
             print_record(f, &rec);
     if (rc < 0)
@@ -161,7 +145,6 @@ int sq_inspect_list(FILE *f, const char *spec, bool json)
 out:
     sq_record_release(&rec);
     sq_stream_abort(&in, rc);
-    sq_free(buf);
     sq_hash_release(&h);
     return rc;
 }

@@ -257,6 +257,18 @@ static int need_scratch(struct sq_stream *s)
     return s->scratch ? 0 : sq_alloc(&s->scratch, WIRE_SLICE);
 }
 
+int sq_stream_hash(struct sq_hash *h, struct sq_stream *in)
+{
+    int rc = need_scratch(in);
+    while (rc == 0 && in->left > 0) {
+        const size_t n = (size_t)SQ_MIN(in->left, (int64_t)WIRE_SLICE);
+        rc = sq_stream_payload(in, in->scratch, n);
+        if (rc == 0)
+            sq_hash_add(h, in->scratch, n);
+    }
+    return rc;
+}
+
 int sq_stream_next(struct sq_stream *in, struct sq_record *rec)
 {
     int rc;

@@ -10,6 +10,7 @@
 #include <jansson.h>
 
 #include "sq/app.h"
+#include "sq/hash.h"
 #include "sq/tensor.h"
 
 SQ_BEGIN_DECLS
@@ -52,6 +53,8 @@ void sq_record_release(struct sq_record *rec);
 /* Reader: the next n payload bytes of the current record, straight into dst. n may not exceed
  * what is left. */
 int sq_stream_payload(struct sq_stream *in, void *dst, size_t n) SQ_MUSTUSE;
+/* Reader: what is left of the current record's payload, into a digest. */
+int sq_stream_hash(struct sq_hash *h, struct sq_stream *in) SQ_MUSTUSE;
 /* Reader: the current tensor record with its payload, into owned memory of t. Shape, dtype and byte count are
  * checked against each other before anything is allocated. */
 int sq_stream_tensor(struct sq_stream *in, const struct sq_record *rec, struct sq_tensor *t) SQ_MUSTUSE;
