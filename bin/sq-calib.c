@@ -3,6 +3,7 @@
 #include "sq/calib.h"
 #include "sq/config.h"
 #include "sq/json.h"
+#include "sq/stats.h"
 #include "sq/stream.h"
 #include "sq/tok.h"
 
@@ -12,7 +13,9 @@ struct job {
     struct sq_draw draw;
     struct sq_config cfg;
     struct sq_tok_files files;
-    bool have_model;
+    struct sq_stats_pass *stats;
+    const struct sq_app *app;
+    bool have_model, want_stats;
 };
 
 /* The ids of all texts, or of the file of ids. */
@@ -62,6 +65,8 @@ static int put_samples(struct sq_stream *out, struct job *job)
     SQ_TRY(sq_stream_put(out, head, samples.id, (size_t)(samples.samples * samples.length) * sizeof(*samples.id)));
     sq_log(SQ_INFO, "%" PRId64 " samples of %" PRId64 " tokens, %" PRId64 " held out, from %" PRId64 " tokens", samples.samples,
            samples.length, samples.heldout, ids.n);
+    if (job->want_stats)
+        SQ_TRY(sq_stats_new(&job->stats, &job->cfg, &samples, job->app));
 out:
     json_decref(head);
     sq_samples_release(&samples);
@@ -91,7 +96,7 @@ static int take(struct sq_stream *out, struct sq_stream *in, const struct sq_rec
             return sq_stream_put(out, rec->head, room, (size_t)rec->bytes);
         }
     }
-    rc = sq_stream_copy(out, in, rec);
+    rc = job->stats ? sq_stats_pass_on(job->stats, out, in, rec) : sq_stream_copy(out, in, rec);
 out:
     return rc;
 }
@@ -105,6 +110,7 @@ int main(int argc, char **argv)
         SQ_OPT_INT('n', "samples", &job.draw.samples, 1, 1 << 20, "samples to learn from"),
         SQ_OPT_INT('l', "length", &job.draw.length, 0, 1 << 20, "tokens of a sample; 0: 2048 or what the model has"),
         SQ_OPT_INT(0, "heldout", &job.draw.heldout, -1, 1 << 20, "samples only measured; -1: a sixteenth of --samples"),
+        SQ_OPT_FLAG(0, "stats", &job.want_stats, "every layer gets the mean squares of its linears' input channels"),
         SQ_OPT_END,
     };
     struct sq_app app;
@@ -115,6 +121,7 @@ int main(int argc, char **argv)
 
     sq_app_init(&app, "sq-calib", "-t FILE | --ids FILE", "add calibration samples to a model stream", opts, 0, argc, argv);
     job.draw.seed = (uint64_t)app.seed;
+    job.app = &app;
     if (!job.ids == !job.texts.n) {
         (void)sq_app_exit(&app, sq_fail(SQ_E_ARG, "give either --text or --ids"));
         return 2;
@@ -135,6 +142,7 @@ int main(int argc, char **argv)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "the stream has no tensors"));
     SQ_TRY(sq_stream_finish(&out));
 out:
+    sq_stats_free(&job.stats);
     sq_tok_files_release(&job.files);
     sq_record_release(&rec);
     sq_stream_abort(&out, rc);

@@ -197,3 +197,23 @@ void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols)
                 sum[c] += (double)x[i * cols + c] * (double)x[i * cols + c];
     }
 }
+
+int sq_input_stats_new(struct sq_input_stats *s, const struct sq_config *cfg)
+{
+    int rc;
+    *s = (struct sq_input_stats){.tokens = 0};
+    SQ_TRY(sq_alloc(&s->qkv, cfg->hidden));
+    SQ_TRY(sq_alloc(&s->out, cfg->heads * cfg->head_dim));
+    SQ_TRY(sq_alloc(&s->fc1, cfg->hidden));
+    SQ_TRY(sq_alloc(&s->fc2, cfg->ffn * SQ_MAX(cfg->experts, 1)));
+out:
+    return rc;
+}
+
+void sq_input_stats_release(struct sq_input_stats *s)
+{
+    double *const part[] = {s->qkv, s->out, s->fc1, s->fc2};
+    for (int i = 0; i < SQ_COUNT(part); i++)
+        sq_free(part[i]);
+    *s = (struct sq_input_stats){.tokens = 0};
+}

@@ -106,6 +106,8 @@ const char *sq_layer_role(const char *name)
     };
     if (strncmp(name, "alpha.", 6) == 0)
         return "alpha";
+    if (strncmp(name, "input_sq.", 9) == 0)
+        return "stats";
     for (int i = 0; i < SQ_COUNT(table); i++)
         if (ends_with(name, table[i].end))
             return table[i].role;

@@ -181,8 +181,10 @@ static int add_rest(struct merge *m)
     }
     for (int64_t i = 0; i < m->p.nparam; i++)
         sq_layer_drop(m->from, m->p.param[i].name);
-    for (int64_t i = 0; i < m->from->ntensor; i++) /* tensors of a kind that this version does not know */
-        SQ_TRY(sq_layer_add(&m->to, &m->from->tensor[i]));
+    /* tensors of a kind that this version does not know stay; statistics are of the model that was */
+    for (int64_t i = 0; i < m->from->ntensor; i++)
+        if (strcmp(sq_layer_role(m->from->tensor[i].name), "stats") != 0)
+            SQ_TRY(sq_layer_add(&m->to, &m->from->tensor[i]));
 out:
     return rc;
 }

@@ -191,24 +191,6 @@ static bool covered(const struct pass *e, int64_t layer)
     return false;
 }
 
-static int stats_new(struct sq_input_stats *s, const struct sq_config *cfg)
-{
-    int rc;
-    SQ_TRY(sq_alloc(&s->qkv, cfg->hidden));
-    SQ_TRY(sq_alloc(&s->out, cfg->heads * cfg->head_dim));
-    SQ_TRY(sq_alloc(&s->fc1, cfg->hidden));
-    SQ_TRY(sq_alloc(&s->fc2, cfg->ffn * SQ_MAX(cfg->experts, 1)));
-out:
-    return rc;
-}
-
-static void stats_release(struct sq_input_stats *s)
-{
-    double *const part[] = {s->qkv, s->out, s->fc1, s->fc2};
-    for (int i = 0; i < SQ_COUNT(part); i++)
-        sq_free(part[i]);
-}
-
 static bool has_kind(const struct sq_params *p, enum sq_param_kind kind)
 {
     for (int64_t i = 0; i < p->nparam; i++)
@@ -260,14 +242,14 @@ static int float_layer(struct pass *e, int64_t index)
     const bool search = wanted && e->plan->init == SQ_INIT_ACT && !has_kind(&h->p, SQ_P_CLIP);
     int rc;
     if (search)
-        SQ_TRY(stats_new(&stats, &e->cfg));
+        SQ_TRY(sq_input_stats_new(&stats, &e->cfg));
     SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
     SQ_TRY(sq_trainer_float(e->trainer, a->xf + train * a->tokens * a->hidden, a->heldout, &h->w, NULL));
     if (wanted)
         SQ_TRY(extend(e, h, index, search ? &stats : NULL));
     e->xf_at = index + 1;
 out:
-    stats_release(&stats);
+    sq_input_stats_release(&stats);
     return rc;
 }
 

@@ -115,3 +115,38 @@ refused() { # refused STATUS 'TEXT' ARGS...
     run -3 --separate-stderr bash -o pipefail -c 'head -c 3000 m.sq | sq-calib --ids ids.txt -n 2 -l 8 | sq-dump --check'
     run -1 --separate-stderr bash -c 'sq-calib --ids ids.txt -n 2 -l 8 <m.sq >/dev/full'
 }
+
+@test "calib: --stats has the mean squares that enter the first layer's products" {
+    yes 7 | head -n 200 >same.txt # one token everywhere: its row of the embedding, normalised, times the gain
+    sq-calib --ids same.txt -n 2 -l 16 --stats --precision f32 <m.sq >s.sq
+    run -0 sq-dump --check s.sq
+    sq-dump --tensor model.embed_tokens.weight --json --values 1024 s.sq >embedding
+    sq-dump --tensor input_layernorm.weight --layer 0 --json --values 1024 s.sq >gain
+    sq-dump --tensor input_sq.qkv --layer 0 --json --values 1024 s.sq >found
+    python3 - <<'PY'
+import json
+row, gain, found = (json.load(open(f))["values"] for f in ("embedding", "gain", "found"))
+row = row[7 * len(gain):8 * len(gain)]
+mean = sum(x * x for x in row) / len(row) + 1e-5
+for x, g, got in zip(row, gain, found):
+    want = (x * g) ** 2 / mean
+    assert abs(got - want) <= 1e-5 * want, (got, want)
+assert len(row) == len(found)
+PY
+}
+
+@test "calib: --stats changes nothing else; every layer has four, and the merge drops them" {
+    sq-calib --ids ids.txt -n 5 -l 16 --no-prov <m.sq >c.sq
+    sq-calib --ids ids.txt -n 5 -l 16 --no-prov --stats --threads 1 <m.sq >s.sq
+    sq-calib --ids ids.txt -n 5 -l 16 --no-prov --stats --threads 3 <m.sq | cmp - s.sq
+    layers=$(sq-dump --json c.sq | grep -c '"event":"begin"')
+    [ "$(sq-dump s.sq | grep -c input_sq)" -eq $((4 * layers)) ]
+    [ "$(sq-dump s.sq | grep tensor | grep -vc input_sq)" -eq "$(sq-dump c.sq | grep -c tensor)" ]
+    [ "$(sq-merge -s W4A16 <s.sq | sq-dump --digest)" = "$(sq-merge -s W4A16 <c.sq | sq-dump --digest)" ]
+    for f in c s; do
+        sq-window -s W2A16 --epochs 1 --schedule layer <$f.sq | sq-merge | sq-dump --digest >$f.digest
+    done
+    cmp c.digest s.digest
+    sq-window -s W2A16 --learn none --schedule layer -i m.sq -o final.sq
+    refused 1 "layer 0: it is final; statistics are of the float model" -i final.sq --ids ids.txt -n 2 -l 16 --stats
+}

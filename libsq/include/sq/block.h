@@ -33,11 +33,14 @@ int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t bat
 void sq_trace_free(struct sq_trace **t);
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
 
-/* Sums of squares of the inputs of the linears, per input channel, and their count of tokens (for --init act). */
+/* Sums of squares of the inputs of the linears, per input channel, and their count of tokens. */
 struct sq_input_stats {
     double *qkv, *out, *fc1, *fc2; /* [C], [H*D], [C], [F] ([E,F] with experts); NULL: not wanted; accumulated */
     int64_t tokens;
 };
+
+int sq_input_stats_new(struct sq_input_stats *s, const struct sq_config *cfg) SQ_MUSTUSE;
+void sq_input_stats_release(struct sq_input_stats *s);
 
 /* How a block runs: all borrowed. */
 struct sq_run {

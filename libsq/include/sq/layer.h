@@ -3,7 +3,8 @@
  * Tensor names are the checkpoint's without "model.layers.N.": "self_attn.q_proj.weight",
  * "input_layernorm.weight". A learning layer adds "<linear>.lora_A" [r,K], "<linear>.lora_B" [R,r],
  * "<linear>.u" and ".l" [R,G], "alpha.qkv" [C], "alpha.fc1" [C], "alpha.out" [KV*D], "alpha.fc2" [F],
- * "alpha.qk" [KV,D/2] ([D/2] with q/k norm), all f32. A merged layer has, in place of each "<linear>.weight",
+ * "alpha.qk" [KV,D/2] ([D/2] with q/k norm), all f32. Statistics (sq/stats.h) may
+ * stand beside them until the merge. A merged layer has, in place of each "<linear>.weight",
  * "<linear>.codes" u8 [R,K] (symmetric: + 2^(b-1)), "<linear>.scales" f16 or f32 [R,G] and
  * "<linear>.zeros" u8 [R,G] (symmetric: 2^(b-1)), weight = scale (code - zero); gains and biases are f32. */
 #ifndef SQ_LAYER_H
@@ -41,7 +42,7 @@ void sq_layer_drop(struct sq_layer *l, const char *name);
 /* Digest over names, dtypes, shapes and bytes of the tensors in their order (schemas/stream.md). */
 int sq_layer_digest(uint64_t *out, const struct sq_layer *l) SQ_MUSTUSE;
 /* What a tensor of a layer is, from its name: "weight", "bias", "gain", "router", "codes", "scales", "zeros",
- * "lora", "clip", "alpha", or "other". */
+ * "lora", "clip", "alpha", "stats", or "other". */
 const char *sq_layer_role(const char *name);
 
 /* Layer record, its tensors in order, closing layer record with the digest of all of them. */
