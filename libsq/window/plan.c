@@ -81,7 +81,7 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
         return rc;
     const struct preset *preset = preset_of(&p->scheme);
     const bool paper = o->preset == SQ_PRESET_PAPER;
-    p->params = (struct sq_params_spec){.rank = o->rank ? o->rank : paper ? 4 : 16, .clip_start = 4.0, .seed = seed};
+    p->params = (struct sq_params_spec){.rank = o->rank, .clip_start = 4.0, .seed = seed};
     rc = read_learn(&p->params, o->learn ? o->learn : preset->learn);
     if (rc < 0)
         return rc;

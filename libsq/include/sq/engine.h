@@ -28,12 +28,12 @@ struct sq_window_opts {
 };
 
 #define SQ_WINDOW_OPTS_INIT \
-    {.scheme = NULL, .schedule = "slider:4,4,2,1", .gamma = 0.5, .batch = 3}
+    {.scheme = NULL, .schedule = "slider:4,4,2,1", .gamma = 0.5, .batch = 3, .rank = 4}
 
 /* The rows of an option table for a struct sq_window_opts o. */
 #define SQ_WINDOW_OPTS(o)                                                                                             \
     SQ_OPT_STR('s', "scheme", &(o).scheme, "SCHEME", "W2A16, W3A16g128, W4A4, W4A16g64s ..."),                         \
-    SQ_OPT_ENUM(0, "preset", &(o).preset, "default|paper", "paper: start, loss, rates and rank as published"),                     \
+    SQ_OPT_ENUM(0, "preset", &(o).preset, "default|paper", "paper: start, loss and rates as published"),                     \
     SQ_OPT_STR(0, "learn", &(o).learn, "LIST", "none, or of lora,lwc,cs (by scheme: lora,lwc; cs too with A4)"),      \
     SQ_OPT_STR(0, "schedule", &(o).schedule, "S", "slider:Ls,Ld,s,i | fixed:s,i | layer | blocks:n | 0-0,0-1,1-2"),   \
     SQ_OPT_FLAG(0, "plan", &(o).plan, "print the windows, one a line, and exit"),                                     \
@@ -44,7 +44,7 @@ struct sq_window_opts {
     SQ_OPT_ENUM(0, "order", &(o).order, "pass|window", "a stage over all windows, or all stages of a window"),        \
     SQ_OPT_INT(0, "epochs", &(o).epochs, 0, 1 << 20, "of all stages together; 0: by scheme, 20 or 60"),               \
     SQ_OPT_INT('b', "batch", &(o).batch, 1, 1 << 16, "samples per step"),                                             \
-    SQ_OPT_INT(0, "rank", &(o).rank, 0, 1024, "of LoRA; 0: by preset, 16, paper 4"),                                  \
+    SQ_OPT_INT(0, "rank", &(o).rank, 1, 1024, "of LoRA"),                                                             \
     SQ_OPT_REAL(0, "lr-alpha", &(o).lr[SQ_P_ALPHA], 0.0, 1e3, "rate of channel scaling, times batch; 0: by scheme"),  \
     SQ_OPT_REAL(0, "lr-lora", &(o).lr[SQ_P_LORA], 0.0, 1e3, "rate of LoRA, times batch; 0: by scheme"),               \
     SQ_OPT_REAL(0, "lr-clip", &(o).lr[SQ_P_CLIP], 0.0, 1e3, "rate of clipping, times batch; 0: by scheme"),           \
