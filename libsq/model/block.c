@@ -1,5 +1,7 @@
 #include "sq/block.h"
 
+#include "sq/work.h"
+
 #include "trace.h"
 
 /* Arrays start on cache lines; the gap is zero and belongs to nobody. */
@@ -161,7 +163,9 @@ void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const
 {
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
+    const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
     r->ops->gemm(y, rows, x, cols, false, b->w[linear], cols, true, n, rows, cols, add, rounds_products(r));
+    (void)sq_work_begin(before);
     if (b->bias[linear])
         r->ops->bias(y, b->bias[linear], n, rows);
 }
@@ -171,7 +175,9 @@ void sq_linear_grad_w(struct sq_block *db, const float *dy, const float *x, cons
 {
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, db->cfg, linear);
+    const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
     r->ops->gemm(db->w[linear], cols, dy, rows, true, x, cols, false, rows, cols, n, true, rounds_products(r));
+    (void)sq_work_begin(before);
     if (db->bias[linear])
         r->ops->bias_grad(db->bias[linear], dy, n, rows);
 }
@@ -181,7 +187,9 @@ void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, cons
 {
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
+    const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
     r->ops->gemm(dx, cols, dy, rows, false, b->w[linear], cols, false, n, cols, rows, add, rounds_products(r));
+    (void)sq_work_begin(before);
 }
 
 void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols)

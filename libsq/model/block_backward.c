@@ -5,6 +5,7 @@
  * rounding, and zq, what was multiplied; once the weight gradients have used zq, the gradient takes its memory. */
 #include <string.h>
 
+#include "sq/work.h"
 #include "trace.h"
 
 /* What was multiplied: z itself, or its rounded form in zq. */
@@ -62,7 +63,9 @@ static void attend_grad(const float *dmid, struct sq_block *db, const struct sq_
     const float *q = rounded(t->qq, t->q, r, n * H, D);
     const float *k = rounded(t->kq, t->k, r, n * KV, D);
     const float *v = rounded(t->vq, t->v, r, n * KV, D);
+    const enum sq_work before = sq_work_begin(SQ_WORK_ATTENTION);
     ops->attention_grad(t->dq, t->dk, t->dv, t->zq, t->out, t->lse, q, k, v, batch, r->tokens, H, KV, D);
+    (void)sq_work_begin(before);
     unround(t->dq, t->q, r, n * H, D);
     unround(t->dk, t->k, r, n * KV, D);
     unround(t->dv, t->v, r, n * KV, D);

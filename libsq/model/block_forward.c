@@ -1,6 +1,7 @@
 /* The forward of a decoder layer (METHOD 2). An input shared by several linears is normalised and rounded once. */
 #include <string.h>
 
+#include "sq/work.h"
 #include "trace.h"
 
 /* q, k, v of t from the block's input: product, q/k norm, RoPE. */
@@ -37,7 +38,9 @@ static void attend(const struct sq_config *cfg, const struct sq_run *r, int64_t 
         ops->rowquant(t->vq, v, &r->act, NULL, NULL, n * KV, D);
         q = t->qq, k = t->kq, v = t->vq;
     }
+    const enum sq_work before = sq_work_begin(SQ_WORK_ATTENTION);
     ops->attention(t->out, t->lse, q, k, v, batch, r->tokens, H, KV, D);
+    (void)sq_work_begin(before);
 }
 
 /* y = mid + MLP(mid) */

@@ -2,12 +2,15 @@
  * file, so that one process and a pipe of processes do the same. */
 #include <errno.h>
 #include <fcntl.h>
+#include <math.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
 #include "pass.h"
 #include "sq/json.h"
+#include "sq/work.h"
 
 /* An open file without a name in --work, $TMPDIR or /tmp. */
 static int spool_open(int *fd, const char *work)
@@ -93,6 +96,30 @@ out:
     return rc;
 }
 
+static json_t *work_fields(void)
+{
+    double seconds[SQ_WORKS];
+    json_t *f = json_object();
+    sq_work_seconds(seconds);
+    for (int i = 0; i < SQ_WORKS; i++)
+        json_object_set_new(f, sq_work_name(i), json_real(seconds[i]));
+    return f;
+}
+
+static void log_work(void)
+{
+    double seconds[SQ_WORKS], all = 0.0;
+    char text[200];
+    size_t n = 0;
+    sq_work_seconds(seconds);
+    for (int i = 0; i < SQ_WORKS; i++)
+        all += seconds[i];
+    for (int i = 1; i <= SQ_WORKS && n < sizeof text; i++) /* the rest comes last */
+        n += (size_t)snprintf(text + n, sizeof text - n, "%s%s %.0f %%", i > 1 ? ", " : "",
+                              sq_work_name(i % SQ_WORKS), 100.0 * seconds[i % SQ_WORKS] / fmax(all, 1e-9));
+    sq_log(SQ_INFO, "%s", text);
+}
+
 static int report_all(struct sq_app *app, const struct tally *t)
 {
     const struct sq_usage u = sq_usage();
@@ -100,10 +127,12 @@ static int report_all(struct sq_app *app, const struct tally *t)
     sq_log(t->fallbacks ? SQ_WARNING : SQ_INFO,
            "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, processor %.1f s, peak %.1f MB",
            t->windows, t->retries, t->fallbacks, seconds, u.cpu_seconds, (double)u.peak_bytes / 1e6);
+    log_work();
     return sq_app_metric(app, "done",
-                         json_pack("{s:I, s:I, s:I, s:f, s:f, s:I}", "windows", (json_int_t)t->windows, "retries",
+                         json_pack("{s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "windows", (json_int_t)t->windows, "retries",
                                    (json_int_t)t->retries, "fallbacks", (json_int_t)t->fallbacks, "seconds", seconds,
-                                   "cpu_seconds", u.cpu_seconds, "peak_bytes", (json_int_t)u.peak_bytes));
+                                   "cpu_seconds", u.cpu_seconds, "peak_bytes", (json_int_t)u.peak_bytes, "work",
+                                   work_fields()));
 }
 
 int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app)

@@ -8,6 +8,7 @@
 
 #include "sq/rng.h"
 #include "sq/stop.h"
+#include "sq/work.h"
 
 struct sq_trainer {
     struct sq_config cfg;
@@ -122,9 +123,11 @@ static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, 
                  bool plain)
 {
     struct sq_params *p = plain || !m->p ? &t->none : m->p;
+    const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
     sq_params_project(p);
     sq_fold_flat(&t->flat[slot], m->w, p, t->ops);
     sq_fold_round(&t->rounded[slot], &t->flat[slot], p, s, t->ops);
+    (void)sq_work_begin(before);
 }
 
 /* x through n folded layers batch by batch, in place */
@@ -227,7 +230,9 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
         memset(t->grad.all, 0, (size_t)t->grad.count * sizeof(float));
         sq_block_backward(k > 0 ? t->dx : NULL, &t->grad, t->dx, t->x[k], &t->rounded[k], &run, n,
                           t->trace[k]);
+        const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
         sq_fold_grad(job->member[k].p, &t->grad, job->member[k].w, &t->flat[k], &job->scheme, t->ops);
+        (void)sq_work_begin(before);
     }
     return loss;
 }
@@ -261,6 +266,7 @@ int64_t sq_window_steps(const struct sq_window_job *job)
 /* step counts from 0; the factor falls to 0 behind the last one */
 static void update(struct sq_trainer *t, const struct sq_window_job *job, int64_t step, int64_t steps)
 {
+    const enum sq_work before = sq_work_begin(SQ_WORK_OPTIMIZER);
     const double fall = (double)job->batch * (1.0 - (double)step / (double)steps);
     for (int64_t k = 0; k < job->n; k++) {
         struct sq_params *p = job->member[k].p;
@@ -270,6 +276,7 @@ static void update(struct sq_trainer *t, const struct sq_window_job *job, int64_
                 t->ops->adamw(q->x, q->m, q->v, q->grad, q->n, step + 1, job->lr[q->kind] * fall);
         }
     }
+    (void)sq_work_begin(before);
 }
 
 int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)

@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "sq/stop.h"
+#include "sq/work.h"
 #include "wire.h"
 
 /* A pipe holds 64 KiB unless asked; with a slice in flight both sides work at the same time. */
@@ -169,10 +170,12 @@ static bool again(int fd, short what)
 
 int64_t wire_read(struct sq_stream *s, void *dst, size_t n)
 {
+    const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
     ssize_t got;
     do
         got = read(s->fd, dst, n);
     while (got < 0 && again(s->fd, POLLIN));
+    (void)sq_work_begin(before);
     if (got < 0 && errno == EINTR && sq_stop_check() < 0)
         return SQ_E_IO;
     if (got < 0)
@@ -181,7 +184,7 @@ int64_t wire_read(struct sq_stream *s, void *dst, size_t n)
     return got;
 }
 
-int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb)
+static int write_all(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb)
 {
     struct iovec v[2] = {{.iov_base = (void *)(uintptr_t)a, .iov_len = na},
                          {.iov_base = (void *)(uintptr_t)b, .iov_len = nb}};
@@ -207,6 +210,14 @@ int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, siz
         }
     }
     return 0;
+}
+
+int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb)
+{
+    const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
+    const int rc = write_all(s, a, na, b, nb);
+    (void)sq_work_begin(before);
+    return rc;
 }
 
 int wire_at_end(struct sq_stream *s)

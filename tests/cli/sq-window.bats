@@ -61,7 +61,7 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     cmp one.sq two.sq
     grep -q '"event":"epoch"' m.json
     [ "$(grep -c '"event":"window"' m.json)" -eq 12 ]
-    tail -n 1 m.json | grep -q '"event":"done".*"windows":12.*"cpu_seconds":.*"peak_bytes":'
+    tail -n 1 m.json | grep -q '"event":"done".*"windows":12.*"cpu_seconds":.*"peak_bytes":.*"work":{.*"products":'
     grep '"event":"window"' m.json | grep '"heldout_exit"' | grep -q '"fallbacks":0'
 }
 
