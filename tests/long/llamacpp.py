@@ -58,7 +58,7 @@ def architecture(name, work, scheme, limit, *options):
 def smol(path, work, kind, limit, *options):
     """f32 shows that the file holds the stream's weights; the other types add what llama.cpp itself rounds: activations to 8 bits,
     in blocks of 32 for q5_0 and of 256 for q4_k, which this model's few huge channels notice"""
-    stream = merged(path, "W4A16", work, "--embed=W8g32")
+    stream = merged(path, "W4A16", work, *([] if kind == "f32" else ["--embed=W8g32"]))
     gguf = pack(stream, f"{work}/smol.gguf", *options)
     source = Model(path, LENGTH)
     reference = source.tokenize(open(TEXT, encoding="utf-8").read())
