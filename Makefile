@@ -122,7 +122,7 @@ $(B)/bench/%: $(B)/obj/bench/%.o $(LIB)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
-bench-ops: $(B)/bench/ops
+bench: $(B)/bench/ops
 	$(Q)$< $(BENCH_ARGS)
 
 # ---- man pages: the hand-written part is man/<prog>.1.in, synopsis and options come from the program ----
@@ -144,7 +144,7 @@ install: all man
 	install -m 755 $(PROGS) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 libsq/include/sq/*.h $(DESTDIR)$(PREFIX)/include/sq
 	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib
-	install -m 755 pipelines/*.sh $(DESTDIR)$(PREFIX)/share/sq/pipelines
+	install -m 755 $(filter-out pipelines/demo.sh,$(wildcard pipelines/*.sh)) $(DESTDIR)$(PREFIX)/share/sq/pipelines
 	$(if $(filter %.1,$(MAN)),install -m 644 $(filter %.1,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man1)
 	$(if $(filter %.7,$(MAN)),install -m 644 $(filter %.7,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man7)
 
@@ -152,4 +152,4 @@ clean:
 	rm -rf $(BUILD)
 
 -include $(OBJ:.o=.d) $(wildcard $(B)/obj/bin/*.d $(B)/obj/tests/*/*.d $(B)/obj/examples/*.d)
-.PHONY: all tests check check-long bench-ops hdr-check fuzz fuzz-run fuzz-replay man install clean
+.PHONY: all tests check check-long bench hdr-check fuzz fuzz-run fuzz-replay man install clean
