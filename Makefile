@@ -122,7 +122,7 @@ $(B)/bench/%: $(B)/obj/bench/%.o $(LIB)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
-bench: $(B)/bench/ops
+bench: $(B)/bench/ops $(B)/bench/ceiling
 	$(Q)$< $(BENCH_ARGS)
 
 # ---- man pages: the hand-written part is man/<prog>.1.in, synopsis and options come from the program ----

@@ -1,4 +1,4 @@
-/* make bench-ops: rates of the operations at the shapes of three models, products beside bare BLIS of the same shape
+/* make bench: rates of the operations at the shapes of three models, products beside bare BLIS of the same shape
  * in the same run. One line each; the best of several runs, as other programs disturb. Arguments: a number of tokens
  * (1536) and the names of the models wanted (all). */
 #include <math.h>

@@ -1,0 +1,92 @@
+/* ceiling HIDDEN HEADS KV FFN ROWS LAYERS REPEATS bf16|f32 - the matrix products of one training step of sq-window, and
+ * nothing else: seconds of each repetition as a JSON array. Forward, and backward but for the gradient of the first
+ * layer's input. The reference is what the product layer reaches on them (make bench compares it with the bare library). */
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "sq/op.h"
+#include "sq/rng.h"
+
+struct linear {
+    int64_t out, in;
+    float *w, *dw;
+};
+
+struct bench {
+    const struct sq_ops *ops;
+    struct linear linear[7];
+    float *x, *y; /* [rows, widest] */
+    int64_t rows;
+    bool bf16;
+};
+
+static int fill(float **out, int64_t n, uint64_t seed)
+{
+    struct sq_rng rng = sq_rng_init(seed, SQ_RNG_TEST, 0, 0, 0, 0);
+    const int rc = sq_alloc(out, n);
+    for (int64_t i = 0; rc == 0 && i < n; i++)
+        (*out)[i] = (float)(sq_rng_uniform(&rng) - 0.5);
+    return rc;
+}
+
+static int prepare(struct bench *b, int64_t hidden, int64_t kv, int64_t ffn)
+{
+    const int64_t shape[7][2] = {{hidden, hidden}, {kv, hidden},  {kv, hidden},  {hidden, hidden},
+                                 {ffn, hidden},    {ffn, hidden}, {hidden, ffn}};
+    int rc;
+    for (int i = 0; i < 7; i++) {
+        b->linear[i] = (struct linear){.out = shape[i][0], .in = shape[i][1]};
+        SQ_TRY(fill(&b->linear[i].w, shape[i][0] * shape[i][1], 1));
+        SQ_TRY(fill(&b->linear[i].dw, shape[i][0] * shape[i][1], 2));
+    }
+    SQ_TRY(fill(&b->x, b->rows * SQ_MAX(hidden, ffn), 3));
+    SQ_TRY(fill(&b->y, b->rows * SQ_MAX(hidden, ffn), 4));
+out:
+    return rc;
+}
+
+/* 1 when the backward needs no gradient of what enters linear i of layer k: q, k, v of the first layer */
+static bool is_first(int64_t k, int i)
+{
+    return k == 0 && i < 3;
+}
+
+static void step(const struct bench *b, int64_t layers)
+{
+    const int64_t n = b->rows;
+    for (int64_t k = 0; k < layers; k++)
+        for (int i = 0; i < 7; i++) {
+            const struct linear *l = &b->linear[i];
+            b->ops->gemm(b->y, l->out, b->x, l->in, false, l->w, l->in, true, n, l->out, l->in, false, b->bf16);
+            b->ops->gemm(l->dw, l->in, b->y, l->out, true, b->x, l->in, false, l->out, l->in, n, false, b->bf16);
+            if (!is_first(k, i))
+                b->ops->gemm(b->x, l->in, b->y, l->out, false, l->w, l->in, false, n, l->in, l->out, false, b->bf16);
+        }
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {.bf16 = argc > 8 && strcmp(argv[8], "bf16") == 0};
+    int rc = 0;
+    if (argc != 9)
+        SQ_TRY(sq_fail(SQ_E_ARG, "usage: ceiling HIDDEN HEADS KV FFN ROWS LAYERS REPEATS bf16|f32"));
+    const int64_t hidden = atoll(argv[1]), heads = atoll(argv[2]), kv = atoll(argv[3]), layers = atoll(argv[6]);
+    b.rows = atoll(argv[5]);
+    if (hidden < 1 || heads < 1 || b.rows < 1 || layers < 1)
+        SQ_TRY(sq_fail(SQ_E_ARG, "sizes must be positive"));
+    SQ_TRY(sq_ops_get(&b.ops, SQ_BACKEND_CPU, b.bf16 ? SQ_BF16_PRODUCTS : SQ_F32_PRODUCTS));
+    SQ_TRY(prepare(&b, hidden, hidden / heads * kv, atoll(argv[4])));
+    step(&b, 1);
+    printf("[");
+    for (int64_t i = 0; i < atoll(argv[7]); i++) {
+        const double start = sq_now();
+        step(&b, layers);
+        printf("%s%.6f", i ? ", " : "", sq_now() - start);
+    }
+    printf("]\n");
+out:
+    if (rc < 0)
+        fprintf(stderr, "ceiling: %s\n", sq_errmsg());
+    return sq_err_status(rc);
+}
