@@ -3,17 +3,18 @@
 like the original's tokenizer, and have sq-eval's perplexity of the same stream within 1e-4."""
 import glob
 import json
+import os
 import sys
 import tempfile
 
 import torch
 from transformers import AutoTokenizer
 
-from peers.packed import GOLDENS, Tap, merged, near, pack, sq_eval
+from peers.packed import GOLDENS, Tap, merged, near, pack, smollm2, sq_eval
 from peers.torch_model import load, torch_perplexity
 
 TEXT = "examples/tiny/test.txt"
-LENGTH, WINDOWS = 512, 12
+LENGTH, WINDOWS, SMOL_WINDOWS = 512, 12, 4
 
 
 def text_ids(folder):
@@ -67,7 +68,16 @@ def architecture(name, work):
     return f"{sum(p.numel() for p in model.parameters())} parameters"
 
 
+def smol(path, work):
+    stream = merged(path, "W3A16", work)
+    folder = pack(stream, f"{work}/smol", "--format", "hf")
+    source = AutoTokenizer.from_pretrained(os.path.dirname(path), gguf_file=os.path.basename(path))
+    ids = source(open(TEXT, encoding="utf-8").read())["input_ids"][:LENGTH * SMOL_WINDOWS]
+    return near(torch_perplexity(folder, ids, LENGTH, SMOL_WINDOWS), sq_eval(stream, ids, LENGTH), 1e-4, "perplexity")
+
+
 def main():
+    path, why = smollm2()
     torch.set_num_threads(1)
     tap = Tap()
     with tempfile.TemporaryDirectory() as work:
@@ -77,6 +87,7 @@ def main():
         tap.run("in bf16", lambda: rounded(work))
         for name in ["llama3", "qwen2", "qwen3", "qwen3-moe", "llama-48"]:
             tap.run(name, lambda: architecture(name, work))
+        tap.run("SmolLM2 W3A16 from a GGUF file", lambda: smol(path, work), skip=why)
     return tap.finish()
 
 
