@@ -36,7 +36,7 @@ def tiny(scheme, work, *flags):
     value = perplexity(model, ids, LENGTH, WINDOWS)
     model.close()
     said = near(value, torch_perplexity(folder, ids, LENGTH, WINDOWS), 0.005, "perplexity")
-    by_eval = sq_eval(stream, ids[:LENGTH * WINDOWS], LENGTH)
+    by_eval = sq_eval(gguf, ids[:LENGTH * WINDOWS], LENGTH)  # the file: no format says that W4A4 rounds activations
     return said + ("" if by_eval is None else ", " + near(value, by_eval, 0.005, "sq-eval"))
 
 
