@@ -22,10 +22,10 @@ void sq_work_seconds(double out[SQ_WORKS])
     memcpy(out, spent, sizeof spent);
 }
 
-const char *sq_work_name(enum sq_work work)
+const char *sq_work_name(int work)
 {
     static const char *const name[SQ_WORKS] = {"rest",    "products",  "attention",
                                                "weights", "optimizer", "stream"};
-    SQ_ASSERT(work < SQ_WORKS);
+    SQ_ASSERT(work >= 0 && work < SQ_WORKS);
     return name[work];
 }

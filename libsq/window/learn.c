@@ -38,7 +38,7 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
     job.picks = pass_picks(e);
     job.batch = e->plan->batch;
     for (int i = 0; i < SQ_P_KINDS; i++)
-        job.lr[i] = sq_plan_lr(e->plan, i, sq_window_steps(&job));
+        job.lr[i] = sq_plan_lr(e->plan, (enum sq_param_kind)i, sq_window_steps(&job));
     if (e->weight_at != e->xf_at) {
         sq_loss_weights(e->weight, e->plan->loss, job.target, job.samples * e->acts.tokens,
                         job.epoch * e->acts.tokens, e->acts.hidden);

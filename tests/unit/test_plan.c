@@ -33,7 +33,7 @@ static void paper_is_as_published(void **state)
         assert_int_equal(p.epochs, rows[i].epochs);
         assert_true(p.init == SQ_INIT_MINMAX && p.loss == SQ_LOSS_MSE && p.params.scaling == (rows[i].alpha > 0));
         for (int k = 0; k < SQ_P_KINDS; k++)
-            assert_true(sq_plan_lr(&p, k, 10) == p.lr[k]); /* whatever the budget */
+            assert_true(sq_plan_lr(&p, (enum sq_param_kind)k, 10) == p.lr[k]); /* whatever the budget */
         assert_true(p.nrate == 2 && p.rate[0] == 0.5 && p.rate[1] == 1.0 && p.share == 0.5);
     }
 }

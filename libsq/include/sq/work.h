@@ -22,7 +22,7 @@ enum sq_work {
 enum sq_work sq_work_begin(enum sq_work work);
 /* Seconds of each kind since the first sq_work_begin of the process. */
 void sq_work_seconds(double out[SQ_WORKS]);
-const char *sq_work_name(enum sq_work work);
+const char *sq_work_name(int work);
 
 SQ_END_DECLS
 #endif
