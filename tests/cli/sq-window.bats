@@ -65,6 +65,14 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     grep '"event":"window"' m.json | grep '"heldout_exit"' | grep -q '"fallbacks":0'
 }
 
+@test "window: LoRA's rate grows in a short run of the default preset, not in the published one" {
+    tiny_stream 5 6 8 2 >in.sq
+    digest() { sq-window -s W2A16 --schedule layer --epochs 2 --threads 1 -i in.sq "$@" | sq-dump --digest; }
+    [ "$(digest)" = "$(digest --lr-lora 5e-3)" ] # ten times the published rate, the most
+    [ "$(digest)" != "$(digest --lr-lora 5e-4)" ]
+    [ "$(digest --preset paper)" = "$(digest --preset paper --lr-lora 5e-4)" ]
+}
+
 @test "window: threads do not change a byte" {
     tiny_stream 4 6 8 2 >in.sq
     sq-window $args -s W4A4 --threads 1 -i in.sq -o 1.sq
