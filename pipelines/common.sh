@@ -23,3 +23,15 @@ perplexity() {
     out=$(sq-eval --quiet --text "$text" --length "$length" --json "$@" "$model" | grep '"metric": *"perplexity"')
     printf '%.2f ± %.2f\n' "$(field value <<<"$out")" "$(field stderr <<<"$out")"
 }
+
+# compare_on MODEL TEXT TEST: begins a comparison; $work/calib.sq is the model with its samples, figure() measures on TEST
+compare_on() {
+    local length=${LENGTH:-2048}
+    test=$3 test_length=${TEST_LENGTH:-$length} seed=${SEED:-0} work=$(mktemp -d)
+    trap 'rm -rf "$work"' EXIT
+    sq-load "$1" | sq-calib --text "$2" --samples "${SAMPLES:-32}" --length "$length" --seed "$seed" --out "$work/calib.sq"
+}
+
+figure() { # figure MODEL-or-stream
+    perplexity "$test" "$test_length" "$1" ${WINDOWS:+--windows "$WINDOWS"}
+}

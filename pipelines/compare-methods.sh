@@ -2,21 +2,16 @@
 # What learning brings on a model of yours: plain rounding, layer by layer, the method as published, sq's default.
 #   compare-methods.sh MODEL TEXT TEST "SCHEME ..." [sq-window options]
 # Prints a Markdown table: perplexity of TEST, processor time and peak memory of sq-window. SAMPLES and LENGTH (of the
-# calibration), TEST_LENGTH, WINDOWS (of the test) and SEED in the environment override what is below.
+# calibration), TEST_LENGTH, WINDOWS (of the test) and SEED in the environment override what is in common.sh.
 set -euo pipefail
 . "$(dirname "$0")/common.sh"
 [ $# -ge 4 ] || usage
-model=$1 text=$2 test=$3 schemes=$4
+schemes=$4
+compare_on "$1" "$2" "$3"
 shift 4
-length=${LENGTH:-2048} seed=${SEED:-0}
-test_length=${TEST_LENGTH:-$length}
-limit=()
-[ -z "${WINDOWS:-}" ] || limit=(--windows "$WINDOWS")
-work=$(mktemp -d)
-trap 'rm -rf "$work"' EXIT
 
 row() { # row SCHEME NAME MODEL-or-stream COSTS
-    printf '| %s | %s | %s | %s |\n' "$1" "$2" "$(perplexity "$test" "$test_length" "$3" ${limit[@]+"${limit[@]}"})" "$4"
+    printf '| %s | %s | %s | %s |\n' "$1" "$2" "$(figure "$3")" "$4"
 }
 
 run() { # run SCHEME NAME sq-window options
@@ -29,7 +24,6 @@ run() { # run SCHEME NAME sq-window options
         "$(($(field peak_bytes <"$work/metrics") / 1000000))")"
 }
 
-sq-load "$model" | sq-calib --text "$text" --samples "${SAMPLES:-32}" --length "$length" --seed "$seed" --out "$work/calib.sq"
 printf '| scheme | method | perplexity | processor time | peak memory |\n| --- | --- | --- | --- | --- |\n'
 row - float "$work/calib.sq" "|"
 for scheme in $schemes; do
