@@ -9,7 +9,7 @@
 enum { GROUP = 4096 };
 
 struct sq_states_work {
-    struct sq_block block, flat; /* flat only for learning layers */
+    struct sq_block block, folded; /* folded only for learning layers */
     struct sq_trace *trace;
     float *cos, *sin;
     int64_t batch; /* windows per group */
@@ -29,7 +29,7 @@ static int work_new(struct sq_states *s)
     s->work = w;
     w->batch = SQ_MIN(s->n, SQ_MAX(1, GROUP / s->length));
     SQ_TRY(sq_block_new(&w->block, &s->cfg));
-    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length));
+    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length, NULL));
     SQ_TRY(sq_alloc(&w->cos, s->length * (s->cfg.head_dim / 2)));
     SQ_TRY(sq_alloc(&w->sin, s->length * (s->cfg.head_dim / 2)));
     sq_rope_table(w->cos, w->sin, &s->cfg, s->length);
@@ -46,7 +46,7 @@ static void work_free(struct sq_states_work **work)
     sq_free(w->cos);
     sq_trace_free(&w->trace);
     if (w->folds)
-        sq_block_release(&w->flat);
+        sq_block_release(&w->folded);
     sq_block_release(&w->block);
     sq_free(w);
     *work = NULL;
@@ -114,14 +114,13 @@ static int effective(const struct sq_block **out, struct sq_rowq *act, struct sq
     if (l->state == SQ_MERGED)
         return 0;
     if (!w->folds) {
-        SQ_TRY(sq_block_new(&w->flat, &s->cfg));
+        SQ_TRY(sq_block_new(&w->folded, &s->cfg));
         w->folds = true;
     }
     SQ_TRY(sq_params_load(&params, &s->cfg, &scheme, l));
     sq_params_project(&params);
-    sq_fold_flat(&w->flat, &w->block, &params, s->ops);
-    sq_fold_round(&w->flat, &w->flat, &params, &scheme, s->ops);
-    *out = &w->flat;
+    sq_fold(&w->folded, &w->block, &params, &scheme, s->ops);
+    *out = &w->folded;
 out:
     sq_params_release(&params);
     return rc;

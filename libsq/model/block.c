@@ -1,5 +1,7 @@
 #include "sq/block.h"
 
+#include <string.h>
+
 #include "sq/work.h"
 
 #include "trace.h"
@@ -83,37 +85,64 @@ static int64_t place(float *base, int64_t at, const struct part *part, int64_t n
     return at;
 }
 
-/* As carve(): counts with base NULL. */
-static int64_t lay_out(struct sq_trace *t, float *base)
+/* As carve(): floats that the backward needs later, counted with base NULL. */
+static int64_t lay_out_kept(struct sq_trace *t, float *base)
 {
     const struct sq_config *cfg = t->cfg;
     const bool moe = cfg->experts > 0;
     const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
-    const int64_t norm = cfg->qk_norm ? n : 0, slots = moe ? n * cfg->top : 0, wide = SQ_MAX(C, H * D);
-    const int64_t z = n * (moe ? wide : SQ_MAX(wide, F));
+    const int64_t norm = cfg->qk_norm ? n : 0, slots = moe ? n * cfg->top : 0;
     const struct part part[] = {
         {&t->qraw, norm * H * D}, {&t->kraw, norm * KV * D}, {&t->q, n * H * D},
         {&t->k, n * KV * D},      {&t->v, n * KV * D},       {&t->out, n * H * D},
         {&t->lse, n * H},         {&t->mid, n * C},          {&t->gate, (moe ? slots : n) * F},
         {&t->rrms1, n},           {&t->rrms2, n},            {&t->up, (moe ? slots : n) * F},
         {&t->rrmsq, norm * H},    {&t->rrmsk, norm * KV},    {&t->prob, moe ? n * cfg->experts : 0},
-        {&t->share, slots},       {&t->in, slots * C},       {&t->mul, slots * F},
-        {&t->dmul, slots * F},    {&t->z, z},                {&t->zq, z},
-        {&t->qq, n * H * D},      {&t->kq, n * KV * D},      {&t->vq, n * KV * D},
-        {&t->dq, n * H * D},      {&t->dk, n * KV * D},      {&t->dv, n * KV * D},
-        {&t->dmid, n * C},        {&t->dlogit, moe ? n * cfg->experts : 0},
+        {&t->share, slots},
     };
     return place(base, 0, part, SQ_COUNT(part));
 }
 
-int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens)
+static int64_t lay_out_workspace(struct sq_trace *t, float *base)
 {
-    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
-    const int64_t routing = cfg->experts > 0 ? t.rows * cfg->top * 28 + (cfg->experts + 1) * 8 : 0;
-    return lay_out(&t, NULL) * (int64_t)sizeof(float) + routing;
+    const struct sq_config *cfg = t->cfg;
+    const bool moe = cfg->experts > 0;
+    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
+    const int64_t slots = moe ? n * cfg->top : 0, wide = SQ_MAX(C, H * D), z = n * (moe ? wide : SQ_MAX(wide, F));
+    int64_t weights = 0, widest = 0;
+    for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
+        sq_linear_shape(&rows, &cols, cfg, i);
+        weights = SQ_MAX(weights, rows * cols);
+        widest = SQ_MAX(widest, rows);
+    }
+    const struct part part[] = {
+        {&t->in, slots * C},  {&t->mul, slots * F},  {&t->dmul, slots * F},
+        {&t->z, z},           {&t->zq, z},           {&t->qq, n * H * D},
+        {&t->kq, n * KV * D}, {&t->vq, n * KV * D},  {&t->dq, n * H * D},
+        {&t->dk, n * KV * D}, {&t->dv, n * KV * D},  {&t->dmid, n * C},
+        {&t->dw, weights},    {&t->dbias, widest},   {&t->dlogit, moe ? n * cfg->experts : 0},
+    };
+    return place(base, 0, part, SQ_COUNT(part));
 }
 
-int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens)
+static void borrow_workspace(struct sq_trace *t, const struct sq_trace *from)
+{
+    t->in = from->in, t->mul = from->mul, t->dmul = from->dmul, t->dlogit = from->dlogit, t->dshare = from->dshare;
+    t->z = from->z, t->zq = from->zq, t->qq = from->qq, t->kq = from->kq, t->vq = from->vq;
+    t->dq = from->dq, t->dk = from->dk, t->dv = from->dv, t->dmid = from->dmid;
+    t->dw = from->dw, t->dbias = from->dbias;
+}
+
+int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, bool workspace)
+{
+    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
+    const int64_t slots = cfg->experts > 0 ? t.rows * cfg->top : 0;
+    return (lay_out_kept(&t, NULL) + (workspace ? lay_out_workspace(&t, NULL) : 0)) * (int64_t)sizeof(float) +
+           slots * (workspace ? 28 : 20) + (slots ? (cfg->experts + 1) * 8 : 0);
+}
+
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
+                 const struct sq_trace *workspace)
 {
     struct sq_trace *t = NULL;
     int rc;
@@ -121,14 +150,22 @@ int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t bat
     SQ_TRY(sq_alloc(&t, 1));
     t->cfg = cfg;
     t->rows = batch * tokens;
-    SQ_TRY(sq_alloc(&t->all, lay_out(t, NULL)));
-    lay_out(t, t->all);
+    SQ_TRY(sq_alloc(&t->all, lay_out_kept(t, NULL)));
+    lay_out_kept(t, t->all);
     if (cfg->experts > 0) {
         SQ_TRY(sq_alloc(&t->chosen, t->rows * cfg->top));
         SQ_TRY(sq_alloc(&t->slot, t->rows * cfg->top));
         SQ_TRY(sq_alloc(&t->token, t->rows * cfg->top));
         SQ_TRY(sq_alloc(&t->begin, cfg->experts + 1));
-        SQ_TRY(sq_alloc(&t->dshare, t->rows * cfg->top));
+    }
+    if (workspace) {
+        SQ_ASSERT(workspace->shared && workspace->rows >= t->rows);
+        borrow_workspace(t, workspace);
+    } else {
+        SQ_TRY(sq_alloc(&t->shared, lay_out_workspace(t, NULL)));
+        lay_out_workspace(t, t->shared);
+        if (cfg->experts > 0)
+            SQ_TRY(sq_alloc(&t->dshare, t->rows * cfg->top));
     }
     *out = t;
     return 0;
@@ -141,7 +178,9 @@ void sq_trace_free(struct sq_trace **t)
 {
     if (!*t)
         return;
-    sq_free((*t)->dshare);
+    if ((*t)->shared)
+        sq_free((*t)->dshare);
+    sq_free((*t)->shared);
     sq_free((*t)->begin);
     sq_free((*t)->token);
     sq_free((*t)->slot);
@@ -170,16 +209,20 @@ void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const
         r->ops->bias(y, b->bias[linear], n, rows);
 }
 
-void sq_linear_grad_w(struct sq_block *db, const float *dy, const float *x, const struct sq_run *r, int64_t linear,
-                      int64_t n)
+void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
+                      const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t)
 {
+    float *dbias = b->bias[linear] ? t->dbias : NULL;
     int64_t rows, cols;
-    sq_linear_shape(&rows, &cols, db->cfg, linear);
+    sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(db->w[linear], cols, dy, rows, true, x, cols, false, rows, cols, n, true, rounds_products(r));
+    r->ops->gemm(t->dw, cols, dy, rows, true, x, cols, false, rows, cols, n, false, rounds_products(r));
     (void)sq_work_begin(before);
-    if (db->bias[linear])
-        r->ops->bias_grad(db->bias[linear], dy, n, rows);
+    if (dbias) {
+        memset(dbias, 0, (size_t)rows * sizeof *dbias);
+        r->ops->bias_grad(dbias, dy, n, rows);
+    }
+    g->linear(g->ctx, linear, t->dw, dbias);
 }
 
 void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

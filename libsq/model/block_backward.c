@@ -25,14 +25,14 @@ static void unround(float *d, const float *z, const struct sq_run *r, int64_t ro
 }
 
 /* dmid holds dy, the gradient of the residual path; adds that of the MLP */
-static void mlp_grad(float *dmid, struct sq_block *db, const struct sq_block *b, const struct sq_run *r, int64_t n,
+static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r, int64_t n,
                      struct sq_trace *t)
 {
     const struct sq_ops *ops = r->ops;
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
 
     ops->swiglu(t->z, t->gate, t->up, n * F);
-    sq_linear_grad_w(db, dmid, rounded(t->zq, t->z, r, n, F), r, SQ_DOWN, n);
+    sq_linear_grad_w(g, dmid, rounded(t->zq, t->z, r, n, F), b, r, SQ_DOWN, n, t);
     sq_linear_grad_x(t->zq, dmid, b, r, SQ_DOWN, n, false);
     unround(t->zq, t->z, r, n, F);
     float *dgate = t->gate, *dup = t->up;
@@ -40,23 +40,23 @@ static void mlp_grad(float *dmid, struct sq_block *db, const struct sq_block *b,
 
     ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
     const float *h = rounded(t->zq, t->z, r, n, C);
-    sq_linear_grad_w(db, dgate, h, r, SQ_GATE, n);
-    sq_linear_grad_w(db, dup, h, r, SQ_UP, n);
+    sq_linear_grad_w(g, dgate, h, b, r, SQ_GATE, n, t);
+    sq_linear_grad_w(g, dup, h, b, r, SQ_UP, n, t);
     sq_linear_grad_x(t->zq, dgate, b, r, SQ_GATE, n, false);
     sq_linear_grad_x(t->zq, dup, b, r, SQ_UP, n, true);
     unround(t->zq, t->z, r, n, C);
-    ops->rmsnorm_grad(dmid, C, true, db->gain[SQ_NORM2], t->zq, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
+    ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM2], t->zq, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
 }
 
 /* dmid -> dq, dk, dv of t: at the outputs of the q, k, v linears */
-static void attend_grad(const float *dmid, struct sq_block *db, const struct sq_block *b, const struct sq_run *r,
+static void attend_grad(const float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r,
                         int64_t batch, struct sq_trace *t)
 {
     const struct sq_config *cfg = b->cfg;
     const struct sq_ops *ops = r->ops;
     const int64_t n = batch * r->tokens, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
 
-    sq_linear_grad_w(db, dmid, rounded(t->zq, t->out, r, n, H * D), r, SQ_O, n);
+    sq_linear_grad_w(g, dmid, rounded(t->zq, t->out, r, n, H * D), b, r, SQ_O, n, t);
     sq_linear_grad_x(t->zq, dmid, b, r, SQ_O, n, false);
     unround(t->zq, t->out, r, n, H * D);
 
@@ -72,14 +72,14 @@ static void attend_grad(const float *dmid, struct sq_block *db, const struct sq_
     ops->rope(t->dq, r->cos, r->sin, n, r->tokens, H, D, true);
     ops->rope(t->dk, r->cos, r->sin, n, r->tokens, KV, D, true);
     if (cfg->qk_norm) {
-        ops->rmsnorm_grad(t->dq, D, false, db->gain[SQ_QNORM], t->dq, D, t->qraw, D, t->rrmsq, b->gain[SQ_QNORM],
+        ops->rmsnorm_grad(t->dq, D, false, g->gain[SQ_QNORM], t->dq, D, t->qraw, D, t->rrmsq, b->gain[SQ_QNORM],
                           n * H, D);
-        ops->rmsnorm_grad(t->dk, D, false, db->gain[SQ_KNORM], t->dk, D, t->kraw, D, t->rrmsk, b->gain[SQ_KNORM],
+        ops->rmsnorm_grad(t->dk, D, false, g->gain[SQ_KNORM], t->dk, D, t->kraw, D, t->rrmsk, b->gain[SQ_KNORM],
                           n * KV, D);
     }
 }
 
-void sq_block_backward(float *dx, struct sq_block *db, const float *dy, const float *x, const struct sq_block *b,
+void sq_block_backward(float *dx, const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
                        const struct sq_run *r, int64_t batch, struct sq_trace *t)
 {
     const struct sq_ops *ops = r->ops;
@@ -89,19 +89,19 @@ void sq_block_backward(float *dx, struct sq_block *db, const float *dy, const fl
     if (dmid != dy)
         memcpy(dmid, dy, (size_t)(n * C) * sizeof(float));
     if (b->cfg->experts > 0)
-        sq_moe_backward(dmid, db, b, r, n, t);
+        sq_moe_backward(dmid, g, b, r, n, t);
     else
-        mlp_grad(dmid, db, b, r, n, t);
-    attend_grad(dmid, db, b, r, batch, t);
+        mlp_grad(dmid, g, b, r, n, t);
+    attend_grad(dmid, g, b, r, batch, t);
 
     ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);
     const float *h = rounded(t->zq, t->z, r, n, C);
-    sq_linear_grad_w(db, t->dq, h, r, SQ_Q, n);
-    sq_linear_grad_w(db, t->dk, h, r, SQ_K, n);
-    sq_linear_grad_w(db, t->dv, h, r, SQ_V, n);
+    sq_linear_grad_w(g, t->dq, h, b, r, SQ_Q, n, t);
+    sq_linear_grad_w(g, t->dk, h, b, r, SQ_K, n, t);
+    sq_linear_grad_w(g, t->dv, h, b, r, SQ_V, n, t);
     sq_linear_grad_x(t->zq, t->dq, b, r, SQ_Q, n, false);
     sq_linear_grad_x(t->zq, t->dk, b, r, SQ_K, n, true);
     sq_linear_grad_x(t->zq, t->dv, b, r, SQ_V, n, true);
     unround(t->zq, t->z, r, n, C);
-    ops->rmsnorm_grad(dmid, C, true, db->gain[SQ_NORM1], t->zq, C, x, C, t->rrms1, b->gain[SQ_NORM1], n, C);
+    ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM1], t->zq, C, x, C, t->rrms1, b->gain[SQ_NORM1], n, C);
 }

@@ -84,7 +84,7 @@ static void route(struct sq_trace *t, const float *h, const struct sq_block *b, 
 }
 
 /* Gradient of the routing weights dshare [S] -> of the router and of its input: dh += */
-static void route_grad(float *dh, struct sq_block *db, float *dlogit, const double *dshare, const float *h,
+static void route_grad(float *dh, const struct sq_grads *g, float *dlogit, const double *dshare, const float *h,
                        const struct sq_block *b, const struct sq_run *r, int64_t n, const struct sq_trace *t)
 {
     const int64_t E = b->cfg->experts, C = b->cfg->hidden, top = b->cfg->top;
@@ -107,7 +107,7 @@ static void route_grad(float *dh, struct sq_block *db, float *dlogit, const doub
         for (int64_t k = 0; k < top; k++)
             dlogit[i * E + chosen[k]] += (float)((double)p[chosen[k]] * (dshare[slot[k]] - shift) * scale);
     }
-    r->ops->gemm(db->router, C, dlogit, E, true, h, C, false, E, C, n, true, false);
+    r->ops->gemm(g->router, C, dlogit, E, true, h, C, false, E, C, n, true, false);
     r->ops->gemm(dh, C, dlogit, E, false, b->router, C, false, n, C, E, true, false);
 }
 
@@ -180,7 +180,7 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
 }
 
 /* At the outputs of gate and up, left in t->gate and t->up; weight gradients of down; dshare [S]. */
-static void down_grad(double *dshare, const float *dy, struct sq_block *db, const struct sq_block *b,
+static void down_grad(double *dshare, const float *dy, const struct sq_grads *g, const struct sq_block *b,
                       const struct sq_run *r, int64_t n, struct sq_trace *t)
 {
     const struct sq_config *cfg = b->cfg;
@@ -205,7 +205,7 @@ static void down_grad(double *dshare, const float *dy, struct sq_block *db, cons
     scale_rows(t->in, t->share, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->begin[e], count = t->begin[e + 1] - s;
-        sq_linear_grad_w(db, t->in + s * C, t->mul + s * F, r, SQ_DOWN + 3 * e, count);
+        sq_linear_grad_w(g, t->in + s * C, t->mul + s * F, b, r, SQ_DOWN + 3 * e, count, t);
     }
     if (sq_rounds(r)) {
         ops->swiglu(t->mul, t->gate, t->up, S * F);
@@ -214,13 +214,13 @@ static void down_grad(double *dshare, const float *dy, struct sq_block *db, cons
     ops->swiglu_grad(t->gate, t->up, t->dmul, t->gate, t->up, S * F);
 }
 
-void sq_moe_backward(float *dmid, struct sq_block *db, const struct sq_block *b, const struct sq_run *r, int64_t n,
+void sq_moe_backward(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r, int64_t n,
                      struct sq_trace *t)
 {
     const struct sq_config *cfg = b->cfg;
     const struct sq_ops *ops = r->ops;
     const int64_t C = cfg->hidden, F = cfg->ffn, S = n * cfg->top;
-    down_grad(t->dshare, dmid, db, b, r, n, t);
+    down_grad(t->dshare, dmid, g, b, r, n, t);
 
     ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], cfg->eps, n, C);
     if (sq_rounds(r))
@@ -228,14 +228,14 @@ void sq_moe_backward(float *dmid, struct sq_block *db, const struct sq_block *b,
     gather(t->in, sq_rounds(r) ? t->zq : t->z, t, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->begin[e], count = t->begin[e + 1] - s;
-        sq_linear_grad_w(db, t->gate + s * F, t->in + s * C, r, SQ_GATE + 3 * e, count);
-        sq_linear_grad_w(db, t->up + s * F, t->in + s * C, r, SQ_UP + 3 * e, count);
+        sq_linear_grad_w(g, t->gate + s * F, t->in + s * C, b, r, SQ_GATE + 3 * e, count, t);
+        sq_linear_grad_w(g, t->up + s * F, t->in + s * C, b, r, SQ_UP + 3 * e, count, t);
         sq_linear_grad_x(t->in + s * C, t->gate + s * F, b, r, SQ_GATE + 3 * e, count, false);
         sq_linear_grad_x(t->in + s * C, t->up + s * F, b, r, SQ_UP + 3 * e, count, true);
     }
     scatter(t->zq, false, t->in, NULL, t, n, cfg->top, C);
     if (sq_rounds(r))
         ops->rowquant_grad(t->zq, NULL, NULL, t->zq, t->z, &r->act, NULL, NULL, n, C);
-    route_grad(t->zq, db, t->dlogit, t->dshare, t->z, b, r, n, t);
-    ops->rmsnorm_grad(dmid, C, true, db->gain[SQ_NORM2], t->zq, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
+    route_grad(t->zq, g, t->dlogit, t->dshare, t->z, b, r, n, t);
+    ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM2], t->zq, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
 }

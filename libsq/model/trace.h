@@ -32,7 +32,8 @@ struct sq_trace {
     double *dshare;                        /* [S] */
     float *qq, *kq, *vq;                   /* rounded q, k, v */
     float *dq, *dk, *dv, *dmid;            /* gradients; dmid [N,C] where the caller wants no dx */
-    float *all;
+    float *dw, *dbias;                     /* gradients of one linear: the largest [R,K], [R] */
+    float *all, *shared;                   /* allocations of what is kept, and of the workspace if it is this trace's */
 };
 
 static inline bool sq_rounds(const struct sq_run *r)
@@ -43,9 +44,9 @@ static inline bool sq_rounds(const struct sq_run *r)
 /* y [n,R] = x [n,K] W' + bias (+ y if add) for a linear of the block */
 void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t linear,
                        int64_t n, bool add);
-/* dW += dy' x, dbias += column sums of dy, dx = dy W (+ dx if add). x is what forward multiplied. */
-void sq_linear_grad_w(struct sq_block *db, const float *dy, const float *x, const struct sq_run *r, int64_t linear,
-                      int64_t n);
+/* dW = dy' x and dbias = column sums of dy to g; dx = dy W (+ dx if add). x is what forward multiplied. */
+void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
+                      const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
 void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
                       int64_t n, bool add);
 /* sum[c] += sum over rows of x[:,c]^2; sum may be NULL */
@@ -54,7 +55,7 @@ void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols);
 /* The MLPs of a layer with experts: y = mid + sum of share * expert; dmid += the gradient at mid. */
 void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, int64_t n, struct sq_trace *t,
                     struct sq_input_stats *stats);
-void sq_moe_backward(float *dmid, struct sq_block *db, const struct sq_block *b, const struct sq_run *r, int64_t n,
+void sq_moe_backward(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r, int64_t n,
                      struct sq_trace *t);
 
 #endif

@@ -5,15 +5,16 @@
 #include "private.h"
 
 /* A linear becomes W~ = W * cols * rows + B A / r, in the order of operations of METHOD 3 (columns, then
- * rows, then LoRA on top), every step one pass over rows that stay in the first cache level.
+ * rows, then LoRA on top), then rounded: a strip of rows at a time, which stays in the second cache level, so
+ * that memory is read and written once. W~ is never stored: the backward folds its strips again.
  *
- * Backward: dW~ comes from the row quantizer a few rows at a time and is used while it is hot: dB and the row
+ * Backward: dW~ comes from the row quantizer a strip at a time and is used while it is hot: dB and the row
  * sums are dot products, dA and the column sums go into partial sums of a block of rows. The blocks depend on
  * the shape only and are added in order, in double, so that the result does not depend on the number of
  * threads. */
 
-/* SMALL: operations that are not worth waking other threads */
-enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, CHUNK = 512, SMALL = 1 << 16 };
+/* STRIP: floats in a strip; SMALL: operations that are not worth waking other threads */
+enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, STRIP = 1 << 14, CHUNK = 512, SMALL = 1 << 16 };
 
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -130,22 +131,41 @@ static void add_lora(float *SQ_RESTRICT f, const float *SQ_RESTRICT a, const flo
     }
 }
 
-static void flat_linear(float *f, const float *w, const struct linear *l, struct sides s)
+static int64_t strip_rows(int64_t cols)
+{
+    return SQ_MAX(1, STRIP / cols);
+}
+
+/* rows first ... last - 1 of a linear whose first row is at w; f == w allowed */
+static void flat_rows(float *f, const float *w, const struct linear *l, struct sides s, int64_t first, int64_t last)
 {
     const int64_t n = l->cols;
-#pragma omp parallel for schedule(static) if (l->rows * n > SMALL)
-    for (int64_t i = 0; i < l->rows; i++) {
-        float *fi = f + i * n;
+    for (int64_t i = first; i < last; i++, f += n) {
         const float *wi = w + i * n;
         if (s.cols)
             for (int64_t j = 0; j < n; j++)
-                fi[j] = wi[j] * s.cols[j];
-        else if (f != w)
-            memcpy(fi, wi, (size_t)n * sizeof *fi);
+                f[j] = wi[j] * s.cols[j];
+        else if (f != wi)
+            memcpy(f, wi, (size_t)n * sizeof *f);
         for (int64_t j = 0; s.rows && j < n; j++)
-            fi[j] *= s.rows[i];
+            f[j] *= s.rows[i];
         if (l->rank)
-            add_lora(fi, l->a, l->b + i * l->rank, l->rank, n);
+            add_lora(f, l->a, l->b + i * l->rank, l->rank, n);
+    }
+}
+
+/* q NULL: not rounded */
+static void fold_linear(float *to, const float *w, const struct linear *l, struct sides s, const struct sq_rowq *q,
+                        const float *u, const float *lo, const struct sq_ops *ops)
+{
+    const int64_t n = l->cols, step = strip_rows(n), groups = q ? sq_rowq_groups(q, n) : 0;
+#pragma omp parallel for schedule(static) if (l->rows * n > SMALL)
+    for (int64_t i = 0; i < l->rows; i += step) {
+        const int64_t last = SQ_MIN(i + step, l->rows);
+        flat_rows(to + i * n, w, l, s, i, last);
+        if (q)
+            ops->rowquant(to + i * n, to + i * n, q, u ? u + i * groups : NULL, lo ? lo + i * groups : NULL, last - i,
+                          n);
     }
 }
 
@@ -186,30 +206,19 @@ static void copy_rest(struct sq_block *to, const struct sq_block *from)
     copy(to->router, from->router, to->cfg->experts * to->cfg->hidden);
 }
 
-void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p,
-                  const struct sq_ops *ops)
+void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *scheme,
+             const struct sq_ops *ops)
 {
-    (void)ops;
-    copy_rest(flat, w);
-    flat_gains(flat, p);
-    for (int64_t k = 0; k < flat->nlinear; k++) {
-        const struct linear l = linear_of(p, flat->cfg, k);
-        const struct sides s = sides_of(p, flat->cfg, k);
-        flat_linear(flat->w[k], w->w[k], &l, s);
-        for (int64_t i = 0; s.rows && flat->bias[k] && i < l.rows; i++)
-            flat->bias[k][i] *= s.rows[i];
-    }
-}
-
-void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const struct sq_params *p,
-                   const struct sq_scheme *s, const struct sq_ops *ops)
-{
-    const struct sq_rowq q = sq_scheme_weights(s);
-    copy_rest(rounded, flat);
-    for (int64_t k = 0; k < flat->nlinear; k++) {
-        const struct linear l = linear_of(p, flat->cfg, k);
+    const struct sq_rowq q = scheme ? sq_scheme_weights(scheme) : (struct sq_rowq){.bits = 16};
+    copy_rest(to, w);
+    flat_gains(to, p);
+    for (int64_t k = 0; k < to->nlinear; k++) {
+        const struct linear l = linear_of(p, to->cfg, k);
+        const struct sides s = sides_of(p, to->cfg, k);
         const float *u = p->nlinear ? values(p->u[k]) : NULL, *lo = p->nlinear ? values(p->l[k]) : NULL;
-        ops->rowquant(rounded->w[k], flat->w[k], &q, u, lo, l.rows, l.cols);
+        fold_linear(to->w[k], w->w[k], &l, s, q.bits < 16 ? &q : NULL, u, lo, ops);
+        for (int64_t i = 0; s.rows && to->bias[k] && i < l.rows; i++)
+            to->bias[k][i] *= s.rows[i];
     }
 }
 
@@ -217,7 +226,7 @@ void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const 
 
 int64_t fold_partial_size(const struct sq_params *p)
 {
-    return BLOCKS_MAX * (p->rank + 1) * p->cols_max;
+    return BLOCKS_MAX * ((p->rank + 1) * p->cols_max + SQ_MAX(p->cols_max, STRIP));
 }
 
 /* alpha gradients, then the column and row sums of one linear */
@@ -285,28 +294,24 @@ static double scale_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT col, fl
 /* One linear's gradients: of A, B, u, l; the sums of its columns and rows are left in the workspace. */
 struct job {
     struct linear l;
-    struct sides s; /* both set, or both NULL */
+    struct sides fold, s; /* as the forward has them; both set, or both NULL */
     struct sq_param *pa, *pb, *pu, *pl;
     float *g; /* dW, becomes dW~ */
-    const float *flat, *w;
-    float *partial; /* [blocks][rank + 1][cols] */
+    const float *w;
+    float *partial, *strip; /* [blocks][rank + 1][cols], [blocks][strip of W~] */
     double *dcols, *drows;
     int64_t blocks, step; /* step rows in a block */
 };
 
-static void grad_block(const struct job *b, int64_t block, const struct sq_rowq *q, const struct sq_ops *ops)
+static void grad_strip(const struct job *b, float *acc, float *flat, int64_t first, int64_t last,
+                       const struct sq_rowq *q, const struct sq_ops *ops)
 {
     const struct linear *l = &b->l;
-    const int64_t n = l->cols, rank = l->rank, first = block * b->step,
-                  last = SQ_MIN(l->rows, first + b->step);
-    const int64_t groups = sq_rowq_groups(q, n), at_g = first * groups;
-    float *acc = b->partial ? b->partial + block * (rank + 1) * n : NULL;
+    const int64_t n = l->cols, rank = l->rank, at_g = first * sq_rowq_groups(q, n);
+    flat_rows(flat, b->w, l, b->fold, first, last);
     ops->rowquant_grad(b->g + first * n, b->pu ? b->pu->grad + at_g : NULL, b->pl ? b->pl->grad + at_g : NULL,
-                       b->g + first * n, b->flat + first * n, q, b->pu ? b->pu->x + at_g : NULL,
-                       b->pl ? b->pl->x + at_g : NULL, last - first, n);
-    if (!rank && !b->s.cols)
-        return;
-    memset(acc, 0, (size_t)((rank + 1) * n) * sizeof *acc);
+                       b->g + first * n, flat, q, b->pu ? b->pu->x + at_g : NULL, b->pl ? b->pl->x + at_g : NULL,
+                       last - first, n);
     for (int64_t i = first; i < last; i++) {
         const float *g = b->g + i * n;
         for (int64_t t = 0; t < rank; t++)
@@ -315,6 +320,16 @@ static void grad_block(const struct job *b, int64_t block, const struct sq_rowq 
         if (b->s.cols)
             b->drows[i] = scale_add(acc + rank * n, b->s.cols, b->s.rows[i], g, b->w + i * n, n);
     }
+}
+
+static void grad_block(const struct job *b, int64_t block, const struct sq_rowq *q, const struct sq_ops *ops)
+{
+    const int64_t n = b->l.cols, sums = (b->l.rank + 1) * n, first = block * b->step,
+                  last = SQ_MIN(b->l.rows, first + b->step), step = strip_rows(n);
+    float *acc = b->partial + block * sums, *flat = b->strip + block * SQ_MAX(n, STRIP);
+    memset(acc, 0, (size_t)sums * sizeof *acc);
+    for (int64_t i = first; i < last; i += step)
+        grad_strip(b, acc, flat, i, SQ_MIN(i + step, last), q, ops);
 }
 
 /* sum of one place in all blocks, in order */
@@ -384,14 +399,14 @@ static void to_alphas(double *const d[SQ_PLACES], const struct sq_config *c, int
     }
 }
 
-static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *p, const struct sq_block *db,
-                            const struct sq_block *w)
+static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *p, float *const dgain[SQ_GAINS],
+                            const float *drouter, const struct sq_block *w)
 {
     const struct sq_config *c = w->cfg;
     const int64_t half = c->head_dim / 2;
     for (int k = 0; k < 2; k++) {
         const enum sq_place place = k ? SQ_AT_FC1 : SQ_AT_QKV;
-        const float *dg = db->gain[k ? SQ_NORM2 : SQ_NORM1], *g = w->gain[k ? SQ_NORM2 : SQ_NORM1];
+        const float *dg = dgain[k ? SQ_NORM2 : SQ_NORM1], *g = w->gain[k ? SQ_NORM2 : SQ_NORM1];
         for (int64_t j = 0; d[place] && j < c->hidden; j++) {
             const double a = (double)at(p, place)[j];
             d[place][j] -= (double)dg[j] * (double)g[j] / (a * a);
@@ -399,50 +414,69 @@ static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *
     }
     for (int64_t i = 0; c->qk_norm && d[SQ_AT_QK] && i < c->head_dim; i++) {
         const double a = (double)at(p, SQ_AT_QK)[i % half];
-        d[SQ_AT_QK][i % half] += (double)db->gain[SQ_KNORM][i] * (double)w->gain[SQ_KNORM][i] -
-                                 (double)db->gain[SQ_QNORM][i] * (double)w->gain[SQ_QNORM][i] / (a * a);
+        d[SQ_AT_QK][i % half] += (double)dgain[SQ_KNORM][i] * (double)w->gain[SQ_KNORM][i] -
+                                 (double)dgain[SQ_QNORM][i] * (double)w->gain[SQ_QNORM][i] / (a * a);
     }
     for (int64_t i = 0; d[SQ_AT_FC1] && w->router && i < c->experts * c->hidden; i++)
-        d[SQ_AT_FC1][i % c->hidden] += (double)db->router[i] * (double)w->router[i];
+        d[SQ_AT_FC1][i % c->hidden] += (double)drouter[i] * (double)w->router[i];
 }
 
-void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w,
-                  const struct sq_block *flat, const struct sq_scheme *s, const struct sq_ops *ops)
+/* The gradients of the alphas so far, in the workspace behind a linear's sums. */
+static void alpha_sums(double *d[SQ_PLACES], const struct sq_params *p)
+{
+    double *next = p->sums + p->cols_max + p->rows_max;
+    for (int k = 0; k < SQ_PLACES; k++) {
+        d[k] = p->alpha[k] ? next : NULL;
+        next += p->alpha[k] ? p->alpha[k]->n : 0;
+    }
+}
+
+void sq_fold_grad_begin(struct sq_params *p)
 {
     if (!p->nparam)
         return;
     SQ_ASSERT(p->moments); /* sq_params_train came first */
+    memset(p->sums, 0, (size_t)fold_sums_size(p) * sizeof *p->sums);
+}
+
+void sq_fold_grad_linear(struct sq_params *p, int64_t k, float *dw, const float *dbias, const struct sq_block *w,
+                         const struct sq_scheme *s, const struct sq_ops *ops)
+{
+    if (!p->nparam)
+        return;
     const struct sq_config *c = w->cfg;
     const struct sq_rowq q = sq_scheme_weights(s);
-    double *d[SQ_PLACES] = {NULL}, *next = p->sums + p->cols_max + p->rows_max;
-    for (int k = 0; k < SQ_PLACES; k++) {
-        if (!p->alpha[k])
-            continue;
-        d[k] = next;
-        next += p->alpha[k]->n;
-        memset(d[k], 0, (size_t)p->alpha[k]->n * sizeof *d[k]);
-    }
-    for (int64_t k = 0; k < w->nlinear; k++) {
-        struct job b = {.l = linear_of(p, c, k),
-                        .s = both_sides(p, c, k),
-                        .pa = p->a[k],
-                        .pb = p->b[k],
-                        .pu = p->u[k],
-                        .pl = p->l[k],
-                        .g = db->w[k],
-                        .flat = flat->w[k],
-                        .w = w->w[k],
-                        .partial = p->partial,
-                        .dcols = p->sums,
-                        .drows = p->sums + p->cols_max};
-        grad_linear(&b, &q, ops);
-        if (!b.s.cols)
-            continue;
-        for (int64_t i = 0; w->bias[k] && i < b.l.rows; i++)
-            b.drows[i] += (double)db->bias[k][i] * (double)w->bias[k][i];
-        to_alphas(d, c, k, &b);
-    }
-    gains_to_alphas(d, p, db, w);
+    double *d[SQ_PLACES];
+    struct job b = {.l = linear_of(p, c, k),
+                    .fold = sides_of(p, c, k),
+                    .s = both_sides(p, c, k),
+                    .pa = p->a[k],
+                    .pb = p->b[k],
+                    .pu = p->u[k],
+                    .pl = p->l[k],
+                    .g = dw,
+                    .w = w->w[k],
+                    .partial = p->partial,
+                    .strip = p->partial + BLOCKS_MAX * (p->rank + 1) * p->cols_max,
+                    .dcols = p->sums,
+                    .drows = p->sums + p->cols_max};
+    grad_linear(&b, &q, ops);
+    if (!b.s.cols)
+        return;
+    for (int64_t i = 0; dbias && i < b.l.rows; i++)
+        b.drows[i] += (double)dbias[i] * (double)w->bias[k][i];
+    alpha_sums(d, p);
+    to_alphas(d, c, k, &b);
+}
+
+void sq_fold_grad_end(struct sq_params *p, float *const dgain[SQ_GAINS], const float *drouter,
+                      const struct sq_block *w)
+{
+    double *d[SQ_PLACES];
+    if (!p->nparam)
+        return;
+    alpha_sums(d, p);
+    gains_to_alphas(d, p, dgain, drouter, w);
     for (int k = 0; k < SQ_PLACES; k++)
         for (int64_t i = 0; d[k] && i < p->alpha[k]->n; i++)
             p->alpha[k]->grad[i] = (float)d[k][i];

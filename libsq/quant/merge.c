@@ -220,7 +220,7 @@ static int merge_layer(struct merge *m, const struct sq_ops *ops)
     SQ_TRY(sq_block_new(&m->b, m->cfg));
     SQ_TRY(sq_block_load(&m->b, m->from));
     sq_params_project(&m->p);
-    sq_fold_flat(&m->b, &m->b, &m->p, ops);
+    sq_fold(&m->b, &m->b, &m->p, NULL, ops);
     for (int g = 0; g < SQ_GAINS; g++) {
         const char *name = sq_gain_name((enum sq_gain_id)g);
         const int64_t n = sq_gain_size(m->cfg, (enum sq_gain_id)g);

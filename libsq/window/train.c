@@ -1,6 +1,5 @@
-/* One window: fold the parameters into the layers once per step, forward, loss, backward, AdamW. A layer's
- * gradient is turned into its parameters' gradients as soon as the backward leaves it, so one gradient block
- * serves all layers. */
+/* One window: fold the parameters into the layers once per step, forward, loss, backward, AdamW. A linear's
+ * gradient becomes its parameters' gradients as soon as the backward has it, so that one array serves all. */
 #include "sq/window.h"
 
 #include <math.h>
@@ -14,15 +13,29 @@ struct sq_trainer {
     struct sq_config cfg;
     const struct sq_ops *ops;
     int64_t layers, batch, tokens, row; /* row: floats in one sample, T*C */
-    struct sq_block *flat, *rounded;    /* [layers] */
-    struct sq_block grad;
-    struct sq_trace **trace; /* [layers]; the first serves every forward without backward */
+    struct sq_block *folded;            /* [layers] */
+    struct sq_trace **trace; /* [layers], one workspace; the first serves every forward without backward */
+    float *gain[SQ_GAINS], *router, *gains; /* gradients of the layer at hand; gains [ngain] holds them all */
+    int64_t ngain;
     float **x;               /* [layers + 1] -> [batch,T,C]: inputs of the layers and the output */
     float *dx, *target;      /* [batch,T,C] */
     double *weight;          /* [batch,T] */
     float *cos, *sin;
     struct sq_params none;
 };
+
+/* Counts with base NULL. */
+static int64_t lay_out_gains(struct sq_trainer *t, float *base)
+{
+    int64_t at = 0;
+    for (int g = 0; g < SQ_GAINS; g++) {
+        const int64_t n = sq_gain_size(&t->cfg, (enum sq_gain_id)g);
+        t->gain[g] = base && n ? base + at : NULL;
+        at += n;
+    }
+    t->router = base && t->cfg.experts ? base + at : NULL;
+    return at + t->cfg.experts * t->cfg.hidden;
+}
 
 int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t batch, int64_t tokens)
 {
@@ -32,8 +45,8 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t ba
         weights += rows * cols + (sq_linear_has_bias(cfg, i) ? rows : 0);
     }
     const int64_t acts = batch * tokens * cfg->hidden;
-    return 4 * ((2 * layers + 1) * weights + (layers + 3) * acts + tokens * cfg->head_dim) +
-           layers * sq_trace_bytes(cfg, batch, tokens);
+    return 4 * (layers * weights + (layers + 3) * acts + tokens * cfg->head_dim) +
+           sq_trace_bytes(cfg, batch, tokens, true) + (layers - 1) * sq_trace_bytes(cfg, batch, tokens, false);
 }
 
 static int alloc_all(struct sq_trainer *t)
@@ -42,17 +55,17 @@ static int alloc_all(struct sq_trainer *t)
     const struct sq_scheme none = {.wbits = 16, .abits = 16, .rate = 1.0};
     const struct sq_params_spec spec = {.rank = 1, .clip_start = 4.0};
     int rc;
-    SQ_TRY(sq_alloc(&t->flat, t->layers));
-    SQ_TRY(sq_alloc(&t->rounded, t->layers));
+    SQ_TRY(sq_alloc(&t->folded, t->layers));
     SQ_TRY(sq_alloc(&t->trace, t->layers));
     SQ_TRY(sq_alloc(&t->x, t->layers + 1));
-    SQ_TRY(sq_block_new(&t->grad, &t->cfg));
+    t->ngain = lay_out_gains(t, NULL);
+    SQ_TRY(sq_alloc(&t->gains, t->ngain));
+    lay_out_gains(t, t->gains);
     for (int64_t i = 0; i <= t->layers; i++)
         SQ_TRY(sq_alloc(&t->x[i], n));
     for (int64_t i = 0; i < t->layers; i++) {
-        SQ_TRY(sq_block_new(&t->flat[i], &t->cfg));
-        SQ_TRY(sq_block_new(&t->rounded[i], &t->cfg));
-        SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens));
+        SQ_TRY(sq_block_new(&t->folded[i], &t->cfg));
+        SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens, i ? t->trace[0] : NULL));
     }
     SQ_TRY(sq_alloc(&t->dx, n));
     SQ_TRY(sq_alloc(&t->target, n));
@@ -92,19 +105,15 @@ void sq_trainer_free(struct sq_trainer **out)
     if (!t)
         return;
     sq_params_release(&t->none);
-    for (int64_t i = 0; i < t->layers; i++) {
+    for (int64_t i = t->layers - 1; i >= 0; i--) { /* the first trace owns the workspace */
         if (t->trace)
             sq_trace_free(&t->trace[i]);
-        if (t->flat)
-            sq_block_release(&t->flat[i]);
-        if (t->rounded)
-            sq_block_release(&t->rounded[i]);
+        if (t->folded)
+            sq_block_release(&t->folded[i]);
     }
     for (int64_t i = 0; t->x && i <= t->layers; i++)
         sq_free(t->x[i]);
-    sq_block_release(&t->grad);
-    void *const part[] = {t->flat,   t->rounded, t->trace, t->x,   t->dx,
-                          t->target, t->weight,  t->cos,   t->sin, t};
+    void *const part[] = {t->folded, t->gains, t->trace, t->x, t->dx, t->target, t->weight, t->cos, t->sin, t};
     for (int i = 0; i < SQ_COUNT(part); i++)
         sq_free(part[i]);
     *out = NULL;
@@ -125,8 +134,7 @@ static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, 
     struct sq_params *p = plain || !m->p ? &t->none : m->p;
     const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
     sq_params_project(p);
-    sq_fold_flat(&t->flat[slot], m->w, p, t->ops);
-    sq_fold_round(&t->rounded[slot], &t->flat[slot], p, s, t->ops);
+    sq_fold(&t->folded[slot], m->w, p, s, t->ops);
     (void)sq_work_begin(before);
 }
 
@@ -158,7 +166,7 @@ int sq_trainer_rounded(struct sq_trainer *t, float *x, int64_t samples, const st
 {
     const struct sq_run run = run_of(t, s);
     fold(t, 0, m, s, false);
-    return forward(t, x, samples, t->rounded, 1, &run, NULL);
+    return forward(t, x, samples, t->folded, 1, &run, NULL);
 }
 
 int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job *job)
@@ -168,7 +176,7 @@ int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job
         fold(t, k, &job->member[k], &job->scheme, false);
     if (y != job->xq)
         memcpy(y, job->xq, (size_t)(job->samples * t->row) * sizeof(*y));
-    return forward(t, y, job->samples, t->rounded, job->n, &run, NULL);
+    return forward(t, y, job->samples, t->folded, job->n, &run, NULL);
 }
 
 int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job, bool plain)
@@ -182,7 +190,7 @@ int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_
         const int64_t end = i < train ? train : job->samples;
         batch = SQ_MIN(t->batch, end - i);
         memcpy(t->x[0], job->xq + i * t->row, (size_t)(batch * t->row) * sizeof(float));
-        const int rc = forward(t, t->x[0], batch, t->rounded, job->n, &run, NULL);
+        const int rc = forward(t, t->x[0], batch, t->folded, job->n, &run, NULL);
         if (rc < 0)
             return rc;
         sum[i >= train] += sq_loss_grad(NULL, t->x[0], job->target + i * t->row, job->weight + i * t->tokens,
@@ -206,6 +214,35 @@ static void gather(struct sq_trainer *t, const struct sq_window_job *job, const 
     }
 }
 
+/* Who waits for the gradients of a layer's linears. */
+struct receiver {
+    const struct sq_trainer *t;
+    const struct sq_window_job *job;
+    int64_t k;
+};
+
+static void receive(void *ctx, int64_t linear, float *dw, float *dbias)
+{
+    const struct receiver *r = ctx;
+    const struct sq_member *m = &r->job->member[r->k];
+    const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
+    sq_fold_grad_linear(m->p, linear, dw, dbias, m->w, &r->job->scheme, r->t->ops);
+    (void)sq_work_begin(before);
+}
+
+/* t->dx: in, the gradient at the output of layer k; out, at its input */
+static void backward(struct sq_trainer *t, const struct sq_window_job *job, int64_t k, const struct sq_run *run,
+                     int64_t n)
+{
+    struct receiver r = {.t = t, .job = job, .k = k};
+    struct sq_grads g = {.router = t->router, .linear = receive, .ctx = &r};
+    memcpy(g.gain, t->gain, sizeof g.gain);
+    memset(t->gains, 0, (size_t)t->ngain * sizeof *t->gains);
+    sq_fold_grad_begin(job->member[k].p);
+    sq_block_backward(k > 0 ? t->dx : NULL, &g, t->dx, t->x[k], &t->folded[k], run, n, t->trace[k]);
+    sq_fold_grad_end(job->member[k].p, g.gain, g.router, job->member[k].w);
+}
+
 /* NaN also when a signal came: a step of a large model takes minutes */
 static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
                             int64_t n)
@@ -217,7 +254,7 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
         if (sq_stopped())
             return NAN;
         fold(t, k, &job->member[k], &job->scheme, false);
-        sq_block_forward(t->x[k + 1], t->x[k], &t->rounded[k], &run, n, t->trace[k], NULL);
+        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, t->trace[k], NULL);
     }
     const double loss =
         sq_loss_grad(t->dx, t->x[job->n], t->target, t->weight, tokens, t->cfg.hidden, 1.0 / (double)tokens) /
@@ -227,12 +264,7 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
     for (int64_t k = job->n - 1; k >= 0; k--) {
         if (sq_stopped())
             return NAN;
-        memset(t->grad.all, 0, (size_t)t->grad.count * sizeof(float));
-        sq_block_backward(k > 0 ? t->dx : NULL, &t->grad, t->dx, t->x[k], &t->rounded[k], &run, n,
-                          t->trace[k]);
-        const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
-        sq_fold_grad(job->member[k].p, &t->grad, job->member[k].w, &t->flat[k], &job->scheme, t->ops);
-        (void)sq_work_begin(before);
+        backward(t, job, k, &run, n);
     }
     return loss;
 }

@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "../golden.h"
+#include "grads.h"
 #include "sq/block.h"
 #include "sq/rng.h"
 
@@ -53,7 +54,7 @@ static void layer_open(struct layer *l, const char *name)
     l->cfg = config(name);
     assert_int_equal(sq_block_new(&l->b, &l->cfg), 0);
     assert_int_equal(sq_block_new(&l->db, &l->cfg), 0);
-    assert_int_equal(sq_trace_new(&l->t, &l->cfg, B, T), 0);
+    assert_int_equal(sq_trace_new(&l->t, &l->cfg, B, T, NULL), 0);
     for (int64_t i = 0; i < l->b.nlinear; i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, &l->cfg, i);
@@ -296,7 +297,7 @@ static void check_scheme(const char *model, const char *scheme, int abits, int64
     }
     sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
     const double loss = mse(d, y, l.target, l.n);
-    sq_block_backward(d, &l.db, d, l.x, &l.b, &r, B, l.t);
+    backward(d, &l.db, d, l.x, &l.b, &r, B, l.t);
     const double ey = worst(y, want[0], l.n), el = fabs(loss / want[1][0] - 1), ed = worst(d, want[2], l.n);
     print_message("%s %s rho %.1f %s: y %.1e loss %.1e dx %.1e\n", model, scheme, rate, r.ops->name, ey, el, ed);
     assert_true(ey <= 5e-6);
@@ -372,7 +373,7 @@ static void check_slopes(const char *model, int which, bool renorm)
         l.cfg.top = l.cfg.experts;
         l.cfg.renorm = renorm;
         sq_trace_free(&l.t);
-        assert_int_equal(sq_trace_new(&l.t, &l.cfg, B, T), 0);
+        assert_int_equal(sq_trace_new(&l.t, &l.cfg, B, T, NULL), 0);
     }
     const struct sq_run r = run_of(&l, which, 16, 1);
     struct sq_rng rng = sq_rng_init(7, SQ_RNG_TEST, 0, 0, 0, 0);
@@ -380,7 +381,7 @@ static void check_slopes(const char *model, int which, bool renorm)
     char name[SQ_LINEAR_NAME];
     sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
     mse(y, y, l.target, l.n);
-    sq_block_backward(NULL, &l.db, y, l.x, &l.b, &r, B, l.t);
+    backward(NULL, &l.db, y, l.x, &l.b, &r, B, l.t);
     for (int64_t i = 0; i < l.b.nlinear; i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, &l.cfg, i);
@@ -419,7 +420,7 @@ static void test_gradients_accumulate(void **state)
     for (int pass = 0; pass < 2; pass++) {
         sq_block_forward(d, l.x, &l.b, &r, B, l.t, NULL);
         mse(d, d, l.target, l.n);
-        sq_block_backward(d, &l.db, d, l.x, &l.b, &r, B, l.t);
+        backward(d, &l.db, d, l.x, &l.b, &r, B, l.t);
         if (pass == 0)
             memcpy(once, l.db.all, (size_t)l.db.count * sizeof *once);
     }
@@ -447,7 +448,7 @@ static void check_threads(const char *model)
             float *y = calloc((size_t)l.n, sizeof *y);
             sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
             mse(y, y, l.target, l.n);
-            sq_block_backward(y, &l.db, y, l.x, &l.b, &r, B, l.t);
+            backward(y, &l.db, y, l.x, &l.b, &r, B, l.t);
             if (i == 0) {
                 y1 = y;
                 first = malloc((size_t)l.db.count * sizeof *first);
@@ -535,8 +536,8 @@ static void test_sizes(void **state)
         assert_true(b.all[i] == 0);
     sq_block_release(&b);
     sq_block_release(&b);
-    assert_true(sq_trace_bytes(&c, 2, T) >= 2 * sq_trace_bytes(&c, 1, T) - 4096);
-    assert_true(sq_trace_bytes(&c, 1, T) > T * (2 * c.ffn + 4 * c.hidden) * 4);
+    assert_true(sq_trace_bytes(&c, 2, T, false) >= 2 * sq_trace_bytes(&c, 1, T, false) - 4096);
+    assert_true(sq_trace_bytes(&c, 1, T, true) > T * (2 * c.ffn + 4 * c.hidden) * 4);
 }
 
 int main(void)

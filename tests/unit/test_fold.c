@@ -8,6 +8,7 @@
 #include <cmocka.h>
 
 #include "../golden.h"
+#include "grads.h"
 #include "sq/params.h"
 #include "sq/rng.h"
 
@@ -154,10 +155,10 @@ static void test_layer_codes(void **state)
             block_open(&w, &cfg, &gw, "");
             params_open(&p, &cfg, &s, &g, "");
             assert_int_equal(sq_block_new(&flat, &cfg), 0);
-            sq_fold_flat(&flat, &w, &p, backend(0));
+            sq_fold(&flat, &w, &p, NULL, backend(0));
             int64_t count = 0;
             assert_int_equal(check_codes(&flat, &p, &s, &g, "", &count), 0);
-            sq_fold_flat(&w, &w, &p, backend(0)); /* in place */
+            sq_fold(&w, &w, &p, NULL, backend(0)); /* in place */
             assert_memory_equal(w.all, flat.all, (size_t)w.count * sizeof(float));
             sq_block_release(&flat), sq_block_release(&w), sq_params_release(&p);
             golden_close(&g), golden_close(&gw);
@@ -173,7 +174,7 @@ static double limit_of(const struct sq_param *a)
 static void check_gradients(const char *model, int which_scheme, int which, double rate)
 {
     struct golden g, gw;
-    struct sq_block w, flat, rounded, db;
+    struct sq_block w, rounded, db;
     struct sq_params p;
     struct sq_scheme s;
     struct sq_trace *t;
@@ -189,24 +190,22 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
     golden_open(&g, name);
     block_open(&w, &cfg, &gw, "");
     params_open(&p, &cfg, &s, &g, "");
-    assert_int_equal(sq_block_new(&flat, &cfg), 0);
     assert_int_equal(sq_block_new(&rounded, &cfg), 0);
     assert_int_equal(sq_block_new(&db, &cfg), 0);
-    assert_int_equal(sq_trace_new(&t, &cfg, B, T), 0);
+    assert_int_equal(sq_trace_new(&t, &cfg, B, T, NULL), 0);
     float *x = golden_f32(&gw, "x", NULL), *target = golden_f32(&gw, "target", NULL);
     float *y = calloc((size_t)n, 4), *dy = calloc((size_t)n, 4), *cos = calloc(T * 32, 4),
           *sin = calloc(T * 32, 4);
     sq_rope_table(cos, sin, &cfg, T);
     const struct sq_run r = {.ops = ops, .cos = cos, .sin = sin, .tokens = T, .act = sq_scheme_acts(&s)};
-    sq_fold_flat(&flat, &w, &p, ops);
-    sq_fold_round(&rounded, &flat, &p, &s, ops);
+    sq_fold(&rounded, &w, &p, &s, ops);
     sq_block_forward(y, x, &rounded, &r, B, t, NULL);
     for (int64_t i = 0; i < n; i++)
         dy[i] = (float)(2 * ((double)y[i] - (double)target[i]) / (double)n);
-    sq_block_backward(NULL, &db, dy, x, &rounded, &r, B, t);
+    backward(NULL, &db, dy, x, &rounded, &r, B, t);
     for (int again = 0; again < 2; again++) /* train() twice: the second one clears */
         assert_int_equal(sq_params_train(&p), 0);
-    sq_fold_grad(&p, &db, &w, &flat, &s, ops);
+    fold_grad(&p, &db, &w, &s, ops);
     double top[SQ_P_KINDS] = {0}, least = 0;
     /* With q/k norm and float activations the gradient of alpha.qk is the difference of equal terms: zero but
      * for rounding, so it is measured against these terms. */
@@ -227,7 +226,7 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
                   rate, ops->name, top[0], top[1], top[2]);
     free(x), free(target), free(y), free(dy), free(cos), free(sin);
     sq_trace_free(&t);
-    sq_block_release(&db), sq_block_release(&rounded), sq_block_release(&flat), sq_block_release(&w);
+    sq_block_release(&db), sq_block_release(&rounded), sq_block_release(&w);
     sq_params_release(&p);
     golden_close(&g), golden_close(&gw);
 }
@@ -266,7 +265,7 @@ static void test_window_merge(void **state)
             block_open(&w, &cfg, &gw, prefix);
             params_open(&p, &cfg, &s, &g, prefix);
             assert_int_equal(sq_block_new(&flat, &cfg), 0);
-            sq_fold_flat(&flat, &w, &p, backend(0));
+            sq_fold(&flat, &w, &p, NULL, backend(0));
             for (int64_t k = 0; k < flat.nlinear; k++) {
                 int64_t rows, cols;
                 sq_linear_shape(&rows, &cols, &cfg, k);
@@ -342,11 +341,10 @@ static void test_threads(void **state)
     for (int which = 0; which < 2; which++) {
         float *first = NULL;
         for (int threads = 1; threads <= 4; threads *= 2) {
-            struct sq_block w, flat, db;
+            struct sq_block w, db;
             struct sq_params p;
             omp_set_num_threads(threads);
             assert_int_equal(sq_block_new(&w, &cfg), 0);
-            assert_int_equal(sq_block_new(&flat, &cfg), 0);
             assert_int_equal(sq_block_new(&db, &cfg), 0);
             assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 3), 0);
             assert_int_equal(sq_params_train(&p), 0);
@@ -357,8 +355,7 @@ static void test_threads(void **state)
             for (int at = 0; at < SQ_PLACES; at++)
                 fill(p.alpha[at]->x, p.alpha[at]->n, 20 + (uint64_t)at, 1);
             sq_params_project(&p);
-            sq_fold_flat(&flat, &w, &p, backend(which));
-            sq_fold_grad(&p, &db, &w, &flat, &s, backend(which));
+            fold_grad(&p, &db, &w, &s, backend(which));
             int64_t n = 0;
             for (int64_t i = 0; i < p.nparam; i++)
                 n += p.param[i].n;
@@ -367,7 +364,7 @@ static void test_threads(void **state)
                 memcpy(first, p.moments, (size_t)(3 * n) * 4);
             }
             assert_memory_equal(first, p.moments, (size_t)(3 * n) * 4);
-            sq_params_release(&p), sq_block_release(&db), sq_block_release(&flat), sq_block_release(&w);
+            sq_params_release(&p), sq_block_release(&db), sq_block_release(&w);
         }
         free(first);
     }
@@ -408,8 +405,8 @@ static void check_differences(const struct sq_config *cfg, int only)
     fill(w.all, w.count, 1, 1);
     fill(c.all, c.count, 2, 1);
     memcpy(db.all, c.all, (size_t)c.count * sizeof(float));
-    sq_fold_flat(&flat, &w, &p, backend(0));
-    sq_fold_grad(&p, &db, &w, &flat, &s, backend(0));
+    sq_fold(&flat, &w, &p, NULL, backend(0));
+    fold_grad(&p, &db, &w, &s, backend(0));
     for (int64_t i = 0; i < p.nparam; i++) {
         struct sq_param *a = &p.param[i];
         if (only >= 0 && a != p.alpha[only])
@@ -418,10 +415,10 @@ static void check_differences(const struct sq_config *cfg, int only)
             const float keep = a->x[j],
                         step = 1.0f / 256; /* the function is smooth, sums hold ~1e5 float terms */
             a->x[j] = keep + step;
-            sq_fold_flat(&flat, &w, &p, backend(0));
+            sq_fold(&flat, &w, &p, NULL, backend(0));
             const double up = objective(&flat, &c);
             a->x[j] = keep - step;
-            sq_fold_flat(&flat, &w, &p, backend(0));
+            sq_fold(&flat, &w, &p, NULL, backend(0));
             const double d = (up - objective(&flat, &c)) / (2 * (double)step);
             a->x[j] = keep;
             /* rounding of the changed products: 2^-24 of about 100 terms of size 1, over the step; curvature
@@ -483,12 +480,12 @@ static void test_start(void **state)
     assert_int_equal(sq_block_new(&w, &cfg), 0);
     assert_int_equal(sq_block_new(&flat, &cfg), 0);
     fill(w.all, w.count, 1, 1);
-    sq_fold_flat(&flat, &w, &p, backend(0));
+    sq_fold(&flat, &w, &p, NULL, backend(0));
     assert_same(&flat, &w);
     sq_params_release(&p), sq_params_release(&q);
     const struct sq_params none = {.nparam = 0};
     memset(flat.all, 0, (size_t)flat.count * sizeof(float));
-    sq_fold_flat(&flat, &w, &none, backend(0));
+    sq_fold(&flat, &w, &none, NULL, backend(0));
     assert_same(&flat, &w);
     spec.rank = 0;
     assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 1), SQ_E_ARG);

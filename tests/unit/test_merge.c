@@ -176,8 +176,7 @@ static int64_t merge_and_compare(const char *float_file, const char *file, const
     assert_int_equal(sq_params_load(&p, c, &s, &l), 0);
     assert_int_equal(p.rank, 4);
     const int64_t before = l.ntensor - p.nparam;
-    sq_fold_flat(&w, &w, &p, ops());
-    sq_fold_round(&w, &w, &p, &s, ops());
+    sq_fold(&w, &w, &p, &s, ops());
     assert_int_equal(sq_layer_merge(&l, c, SQ_F32, ops()), 0);
     assert_int_equal(l.state, SQ_MERGED);
     assert_int_equal(l.ntensor, before + 2 * w.nlinear); /* codes, scales, zeros in place of a weight */
@@ -288,7 +287,7 @@ static void test_symmetric_and_float(void **state)
         assert_int_equal(sq_block_new(&b, &cfg), 0);
         assert_int_equal(sq_block_load(&w, &l), 0);
         const struct sq_params none = {.nparam = 0};
-        sq_fold_round(&w, &w, &none, &s, ops());
+        sq_fold(&w, &w, &none, &s, ops());
         assert_int_equal(sq_layer_merge(&l, &cfg, SQ_F32, ops()), 0);
         assert_int_equal(sq_block_load(&b, &l), 0);
         assert_memory_equal(b.all, w.all, (size_t)w.count * sizeof(float));

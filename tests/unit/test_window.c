@@ -189,7 +189,7 @@ static void check_codes(struct fixture *f, const struct golden *g, const struct 
     for (int layer = 0; layer < LAYERS; layer++) {
         const struct sq_params *p = &f->p[layer];
         const struct sq_rowq rq = sq_scheme_weights(&f->job.scheme);
-        sq_fold_flat(&flat, &f->w[layer], p, f->ops);
+        sq_fold(&flat, &f->w[layer], p, NULL, f->ops);
         for (int64_t i = 0; i < flat.nlinear; i++) {
             char name[256], linear[SQ_LINEAR_NAME];
             int64_t rows, cols, n;

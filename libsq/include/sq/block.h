@@ -26,12 +26,14 @@ void sq_block_release(struct sq_block *b);
  * codes (with sch of that layer). NaN or Inf: SQ_E_VALUE with tensor name. */
 int sq_block_load(struct sq_block *b, const struct sq_layer *l) SQ_MUSTUSE;
 
-/* Activations of one forward of `batch` samples of `tokens` tokens, kept for the backward; allocated once for the largest
- * batch. */
+/* Activations of one forward of `batch` samples of `tokens` tokens, kept for the backward, and workspace; allocated once
+ * for the largest batch. Traces that run one after the other may share the workspace of one of them, which must live as
+ * long (NULL: it gets its own). */
 struct sq_trace;
-int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens) SQ_MUSTUSE;
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
+                 const struct sq_trace *workspace) SQ_MUSTUSE;
 void sq_trace_free(struct sq_trace **t);
-int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
+int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, bool workspace);
 
 /* Sums of squares of the inputs of the linears, per input channel, and their count of tokens. */
 struct sq_input_stats {
@@ -54,9 +56,18 @@ struct sq_run {
  * stats may be NULL. */
 void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
                       struct sq_trace *t, struct sq_input_stats *stats);
-/* dx = d/dx (overwritten; dx == dy allowed), db's arrays += gradients of every weight, bias, gain and router. x is what forward was given;
- * t what it kept, which it uses up: one backward a forward. dx may be NULL when it is not needed. */
-void sq_block_backward(float *dx, struct sq_block *db, const float *dy, const float *x, const struct sq_block *b,
+/* Where a backward leaves the gradients of a layer's weights. */
+struct sq_grads {
+    float *gain[SQ_GAINS], *router; /* += */
+    /* called once for every linear: dw [R,K] and dbias [R] (NULL without a bias) are the backward's workspace, which the
+     * receiver may use up; they hold until it returns */
+    void (*linear)(void *ctx, int64_t linear, float *dw, float *dbias);
+    void *ctx;
+};
+
+/* dx = d/dx (overwritten; dx == dy allowed), gradients of every weight to g. x is what forward was given; t what it kept,
+ * which it uses up: one backward a forward. dx may be NULL when it is not needed. */
+void sq_block_backward(float *dx, const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
                        const struct sq_run *r, int64_t batch, struct sq_trace *t);
 
 SQ_END_DECLS

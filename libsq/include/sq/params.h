@@ -62,18 +62,18 @@ void sq_params_project(struct sq_params *p);
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
                      const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 
-/* flat: the float layer with everything absorbed (METHOD 7). p may be empty: a copy. flat == w allowed. One
- * fold per params at a time: they hold its workspace. */
-void sq_fold_flat(struct sq_block *flat, const struct sq_block *w, const struct sq_params *p,
-                  const struct sq_ops *ops);
-/* rounded: flat with every linear weight on its grid at the scheme's rate; rounded == flat allowed. */
-void sq_fold_round(struct sq_block *rounded, const struct sq_block *flat, const struct sq_params *p,
-                   const struct sq_scheme *s, const struct sq_ops *ops);
-/* Gradients of all parameters (overwritten) from db, the gradient of the rounded block; db is used up as
- * workspace. w original, flat as made by sq_fold_flat, p after sq_params_train. Sums run in an order that
- * does not depend on the number of threads. */
-void sq_fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w,
-                  const struct sq_block *flat, const struct sq_scheme *s, const struct sq_ops *ops);
+/* to: the layer with everything absorbed (METHOD 7), and, with a scheme, every linear weight on its grid at the
+ * scheme's rate. p may be empty; to == w allowed. One fold per params at a time: they hold its workspace. */
+void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *s,
+             const struct sq_ops *ops);
+/* Gradients of all parameters (overwritten) from those of the folded layer, which come linear by linear in any
+ * order, each once; dw [R,K] is used up as workspace, dbias [R] NULL without a bias. w original, p after
+ * sq_params_train. Sums run in an order that does not depend on the number of threads. */
+void sq_fold_grad_begin(struct sq_params *p);
+void sq_fold_grad_linear(struct sq_params *p, int64_t linear, float *dw, const float *dbias, const struct sq_block *w,
+                         const struct sq_scheme *s, const struct sq_ops *ops);
+void sq_fold_grad_end(struct sq_params *p, float *const dgain[SQ_GAINS], const float *drouter,
+                      const struct sq_block *w);
 
 /* Merge: a float or learning layer becomes a merged one: codes, scales (rounded to scale_type SQ_F16 or
  * SQ_F32 before the codes), zeros; gains and biases f32. Linears of a W16 scheme stay f32 weights. Nothing
