@@ -58,10 +58,10 @@ static void step(const struct bench *b, int64_t layers)
     for (int64_t k = 0; k < layers; k++)
         for (int i = 0; i < 7; i++) {
             const struct linear *l = &b->linear[i];
-            b->ops->gemm(b->y, l->out, b->x, l->in, false, l->w, l->in, true, n, l->out, l->in, false, b->bf16);
-            b->ops->gemm(l->dw, l->in, b->y, l->out, true, b->x, l->in, false, l->out, l->in, n, false, b->bf16);
+            b->ops->gemm(b->y, l->out, sq_mat(b->x, l->in, false), sq_mat(l->w, l->in, true), n, l->out, l->in, false, b->bf16);
+            b->ops->gemm(l->dw, l->in, sq_mat(b->y, l->out, true), sq_mat(b->x, l->in, false), l->out, l->in, n, false, b->bf16);
             if (!is_first(k, i))
-                b->ops->gemm(b->x, l->in, b->y, l->out, false, l->w, l->in, false, n, l->in, l->out, false, b->bf16);
+                b->ops->gemm(b->x, l->in, sq_mat(b->y, l->out, false), sq_mat(l->w, l->in, false), n, l->in, l->out, false, b->bf16);
         }
 }
 

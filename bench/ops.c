@@ -46,8 +46,8 @@ static float *operand(int which, int64_t n)
 static void ours(const void *arg)
 {
     const struct product *p = arg;
-    ops->gemm(operand(2, p->m * p->n), p->n, operand(0, p->m * p->k), p->ta ? p->m : p->k, p->ta,
-              operand(1, p->n * p->k), p->tb ? p->k : p->n, p->tb, p->m, p->n, p->k, false, p->round);
+    ops->gemm(operand(2, p->m * p->n), p->n, sq_mat(operand(0, p->m * p->k), p->ta ? p->m : p->k, p->ta),
+              sq_mat(operand(1, p->n * p->k), p->tb ? p->k : p->n, p->tb), p->m, p->n, p->k, false, p->round);
 }
 
 #if SQ_HAVE_BLIS

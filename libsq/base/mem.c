@@ -4,8 +4,14 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* Each block is preceded by one cache line that holds its size, so that use can be counted. */
+/* Each block is preceded by one cache line that holds its size, so that use can be counted, and where it came from.
+ * calloc knows which pages are zero already: memory that nobody touches is not taken. */
 enum { ALIGN = 64 };
+
+struct block {
+    void *base;
+    size_t bytes;
+};
 
 static _Atomic int64_t used, peak;
 
@@ -26,12 +32,11 @@ int sq_alloc_bytes(void **out, int64_t n, size_t size)
         return 0;
     if (sq_mul_size(&bytes, (size_t)n, size) < 0 || bytes > SIZE_MAX / 2)
         return SQ_E_ARG;
-    const size_t whole = (bytes + 2 * ALIGN - 1) / ALIGN * ALIGN;
-    char *p = aligned_alloc(ALIGN, whole);
-    if (!p)
+    char *base = calloc(1, bytes + 2 * ALIGN);
+    if (!base)
         return sq_fail(SQ_E_NOMEM, "no memory for %zu bytes", bytes);
-    memset(p, 0, whole);
-    *(size_t *)(void *)p = bytes;
+    char *p = base + (ALIGN - (uintptr_t)base % ALIGN);
+    *(struct block *)(void *)(p) = (struct block){.base = base, .bytes = bytes};
     const int64_t now = atomic_fetch_add(&used, (int64_t)bytes) + (int64_t)bytes;
     int64_t old = atomic_load(&peak);
     while (now > old && !atomic_compare_exchange_weak(&peak, &old, now))
@@ -44,9 +49,9 @@ void sq_free(void *p)
 {
     if (!p)
         return;
-    char *block = (char *)p - ALIGN;
-    atomic_fetch_sub(&used, (int64_t) * (size_t *)(void *)block);
-    free(block);
+    const struct block *block = (void *)((char *)p - ALIGN);
+    atomic_fetch_sub(&used, (int64_t)block->bytes);
+    free(block->base);
 }
 
 int sq_strdup(char **out, const char *s)

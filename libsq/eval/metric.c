@@ -30,7 +30,7 @@ int sq_states_logits(float *logits, const struct sq_states *s, int64_t first, in
     const struct sq_ops *ops = s->ops;
     const int64_t C = s->cfg.hidden, V = s->cfg.vocab;
     int64_t bad = INT64_MAX;
-    ops->gemm(logits, V, s->x + first * C, C, false, s->head, C, true, rows, V, C, false,
+    ops->gemm(logits, V, sq_mat(s->x + first * C, C, false), sq_mat(s->head, C, true), rows, V, C, false,
               ops->precision == SQ_BF16_PRODUCTS);
 #pragma omp parallel for schedule(static) reduction(min : bad)
     for (int64_t i = 0; i < rows; i++) {

@@ -28,7 +28,6 @@ static int work_new(struct sq_states *s)
     SQ_TRY(sq_alloc(&w, 1));
     s->work = w;
     w->batch = SQ_MIN(s->n, SQ_MAX(1, GROUP / s->length));
-    SQ_TRY(sq_block_new(&w->block, &s->cfg));
     SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length, NULL));
     SQ_TRY(sq_alloc(&w->cos, s->length * (s->cfg.head_dim / 2)));
     SQ_TRY(sq_alloc(&w->sin, s->length * (s->cfg.head_dim / 2)));
@@ -104,7 +103,8 @@ static int effective(const struct sq_block **out, struct sq_rowq *act, struct sq
     int rc;
     *act = (struct sq_rowq){.bits = 16, .rate = 1};
     *out = &w->block;
-    SQ_TRY(sq_block_load(&w->block, l));
+    sq_block_release(&w->block);
+    SQ_TRY(sq_block_view(&w->block, &s->cfg, l));
     if (l->state == SQ_FLOAT)
         return 0;
     if (!l->scheme)
@@ -114,7 +114,7 @@ static int effective(const struct sq_block **out, struct sq_rowq *act, struct sq
     if (l->state == SQ_MERGED)
         return 0;
     if (!w->folds) {
-        SQ_TRY(sq_block_new(&w->folded, &s->cfg));
+        SQ_TRY(sq_block_new(&w->folded, &s->cfg, SQ_F32));
         w->folds = true;
     }
     SQ_TRY(sq_params_load(&params, &s->cfg, &scheme, l));

@@ -14,17 +14,23 @@ static int64_t padded(int64_t n)
     return (n + LINE - 1) / LINE * LINE;
 }
 
-/* Walk over all arrays of a block in their order: with base NULL only count, else set the pointers. */
-static int64_t carve(struct sq_block *b, float *base)
+/* Floats that n elements take. */
+static int64_t room(enum sq_dtype type, int64_t n)
+{
+    return padded(type == SQ_BF16 ? (n + 1) / 2 : n);
+}
+
+/* Walk over the owned arrays of a block in their order: with base NULL only count, else set the pointers. */
+static int64_t carve(struct sq_block *b, float *base, bool weights)
 {
     const struct sq_config *cfg = b->cfg;
     int64_t at = 0;
     for (int64_t i = 0; i < b->nlinear; i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, cfg, i);
-        if (base)
+        if (base && weights)
             b->w[i] = base + at;
-        at += padded(rows * cols);
+        at += weights ? room(b->type, rows * cols) : 0;
         if (!sq_linear_has_bias(cfg, i))
             continue;
         if (base)
@@ -45,19 +51,37 @@ static int64_t carve(struct sq_block *b, float *base)
     return at;
 }
 
-int sq_block_new(struct sq_block *b, const struct sq_config *cfg)
+static int block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type, bool weights)
 {
     int rc;
-    *b = (struct sq_block){.cfg = cfg, .nlinear = sq_config_linears(cfg)};
-    b->count = carve(b, NULL);
+    SQ_ASSERT(type == SQ_F32 || type == SQ_BF16);
+    *b = (struct sq_block){.cfg = cfg, .nlinear = sq_config_linears(cfg), .type = type};
+    b->count = carve(b, NULL, weights);
     SQ_TRY(sq_alloc(&b->w, b->nlinear));
     SQ_TRY(sq_alloc(&b->bias, b->nlinear));
     SQ_TRY(sq_alloc(&b->all, b->count));
-    carve(b, b->all);
+    carve(b, b->all, weights);
     return 0;
 out:
     sq_block_release(b);
     return rc;
+}
+
+int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type)
+{
+    return block_new(b, cfg, type, true);
+}
+
+int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type)
+{
+    return block_new(b, cfg, type, false);
+}
+
+struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed)
+{
+    int64_t rows, cols;
+    sq_linear_shape(&rows, &cols, b->cfg, linear);
+    return (struct sq_mat){b->w[linear], cols, transposed, b->type};
 }
 
 void sq_block_release(struct sq_block *b)
@@ -203,7 +227,8 @@ void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(y, rows, x, cols, false, b->w[linear], cols, true, n, rows, cols, add, rounds_products(r));
+    r->ops->gemm(y, rows, sq_mat(x, cols, false), sq_block_mat(b, linear, true), n, rows, cols, add,
+                 rounds_products(r));
     (void)sq_work_begin(before);
     if (b->bias[linear])
         r->ops->bias(y, b->bias[linear], n, rows);
@@ -216,7 +241,8 @@ void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x,
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(t->dw, cols, dy, rows, true, x, cols, false, rows, cols, n, false, rounds_products(r));
+    r->ops->gemm(t->dw, cols, sq_mat(dy, rows, true), sq_mat(x, cols, false), rows, cols, n, false,
+                 rounds_products(r));
     (void)sq_work_begin(before);
     if (dbias) {
         memset(dbias, 0, (size_t)rows * sizeof *dbias);
@@ -231,7 +257,8 @@ void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, cons
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(dx, cols, dy, rows, false, b->w[linear], cols, false, n, cols, rows, add, rounds_products(r));
+    r->ops->gemm(dx, cols, sq_mat(dy, rows, false), sq_block_mat(b, linear, false), n, cols, rows, add,
+                 rounds_products(r));
     (void)sq_work_begin(before);
 }
 

@@ -74,7 +74,7 @@ static void assign(struct sq_trace *t, const struct sq_config *cfg, int64_t n)
 static void route(struct sq_trace *t, const float *h, const struct sq_block *b, const struct sq_run *r, int64_t n)
 {
     const int64_t E = b->cfg->experts, C = b->cfg->hidden;
-    r->ops->gemm(t->prob, E, h, C, false, b->router, C, true, n, E, C, false, false);
+    r->ops->gemm(t->prob, E, sq_mat(h, C, false), sq_mat(b->router, C, true), n, E, C, false, false);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
         softmax(t->prob + i * E, E);
@@ -107,8 +107,8 @@ static void route_grad(float *dh, const struct sq_grads *g, float *dlogit, const
         for (int64_t k = 0; k < top; k++)
             dlogit[i * E + chosen[k]] += (float)((double)p[chosen[k]] * (dshare[slot[k]] - shift) * scale);
     }
-    r->ops->gemm(g->router, C, dlogit, E, true, h, C, false, E, C, n, true, false);
-    r->ops->gemm(dh, C, dlogit, E, false, b->router, C, false, n, C, E, true, false);
+    r->ops->gemm(g->router, C, sq_mat(dlogit, E, true), sq_mat(h, C, false), E, C, n, true, false);
+    r->ops->gemm(dh, C, sq_mat(dlogit, E, false), sq_mat(b->router, C, false), n, C, E, true, false);
 }
 
 /* ---- tokens <-> slots ------------------------------------------------------------------------ */

@@ -23,6 +23,12 @@ struct sides {
     const float *cols, *rows;
 };
 
+/* A matrix of a block. */
+struct weights {
+    void *x;
+    enum sq_dtype type;
+};
+
 struct linear {
     int64_t rank, rows, cols;
     const float *a, *b; /* NULL without LoRA */
@@ -136,17 +142,31 @@ static int64_t strip_rows(int64_t cols)
     return SQ_MAX(1, STRIP / cols);
 }
 
-/* rows first ... last - 1 of a linear whose first row is at w; f == w allowed */
+/* rows of a block: at most BLOCKS_MAX of them */
+static int64_t block_rows(int64_t rows)
+{
+    return SQ_MAX(BLOCK_ROWS, (rows + BLOCKS_MAX - 1) / BLOCKS_MAX);
+}
+
+/* Elements from `at` on of stored weights as f32: where they are, or widened into space. */
+static const float *as_floats(float *space, const struct weights *w, int64_t at, int64_t n)
+{
+    if (w->type == SQ_F32)
+        return (const float *)w->x + at;
+    sq_bf16_widen(space, (const uint16_t *)w->x + at, n);
+    return space;
+}
+
+/* rows first ... last - 1 of a linear, given from `first` on; f == w allowed */
 static void flat_rows(float *f, const float *w, const struct linear *l, struct sides s, int64_t first, int64_t last)
 {
     const int64_t n = l->cols;
-    for (int64_t i = first; i < last; i++, f += n) {
-        const float *wi = w + i * n;
+    for (int64_t i = first; i < last; i++, f += n, w += n) {
         if (s.cols)
             for (int64_t j = 0; j < n; j++)
-                f[j] = wi[j] * s.cols[j];
-        else if (f != wi)
-            memcpy(f, wi, (size_t)n * sizeof *f);
+                f[j] = w[j] * s.cols[j];
+        else if (f != w)
+            memcpy(f, w, (size_t)n * sizeof *f);
         for (int64_t j = 0; s.rows && j < n; j++)
             f[j] *= s.rows[i];
         if (l->rank)
@@ -154,18 +174,36 @@ static void flat_rows(float *f, const float *w, const struct linear *l, struct s
     }
 }
 
-/* q NULL: not rounded */
-static void fold_linear(float *to, const float *w, const struct linear *l, struct sides s, const struct sq_rowq *q,
-                        const float *u, const float *lo, const struct sq_ops *ops)
+/* How a linear is folded; q NULL: not rounded. */
+struct fold {
+    struct linear l;
+    struct sides s;
+    const struct sq_rowq *q;
+    const float *u, *lo;
+    struct weights to, w;
+    float *strip; /* [blocks][strip] */
+};
+
+static void fold_strip(const struct fold *d, float *strip, int64_t first, int64_t last, const struct sq_ops *ops)
 {
-    const int64_t n = l->cols, step = strip_rows(n), groups = q ? sq_rowq_groups(q, n) : 0;
-#pragma omp parallel for schedule(static) if (l->rows * n > SMALL)
-    for (int64_t i = 0; i < l->rows; i += step) {
-        const int64_t last = SQ_MIN(i + step, l->rows);
-        flat_rows(to + i * n, w, l, s, i, last);
-        if (q)
-            ops->rowquant(to + i * n, to + i * n, q, u ? u + i * groups : NULL, lo ? lo + i * groups : NULL, last - i,
-                          n);
+    const int64_t n = d->l.cols, at = first * n, count = (last - first) * n;
+    const int64_t at_g = d->q ? first * sq_rowq_groups(d->q, n) : 0;
+    float *f = d->to.type == SQ_F32 ? (float *)d->to.x + at : strip;
+    flat_rows(f, as_floats(f, &d->w, at, count), &d->l, d->s, first, last);
+    if (d->q)
+        ops->rowquant(f, f, d->q, d->u ? d->u + at_g : NULL, d->lo ? d->lo + at_g : NULL, last - first, n);
+    if (d->to.type == SQ_BF16)
+        sq_bf16_narrow((uint16_t *)d->to.x + at, f, count);
+}
+
+static void fold_linear(const struct fold *d, const struct sq_ops *ops)
+{
+    const int64_t n = d->l.cols, rows = d->l.rows, block = block_rows(rows), step = strip_rows(n);
+#pragma omp parallel for schedule(static) if (rows * n > SMALL)
+    for (int64_t k = 0; k < rows; k += block) {
+        const int64_t last = SQ_MIN(k + block, rows);
+        for (int64_t i = k; i < last; i += step)
+            fold_strip(d, d->strip ? d->strip + k / block * SQ_MAX(n, STRIP) : NULL, i, SQ_MIN(i + step, last), ops);
     }
 }
 
@@ -210,15 +248,21 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
              const struct sq_ops *ops)
 {
     const struct sq_rowq q = scheme ? sq_scheme_weights(scheme) : (struct sq_rowq){.bits = 16};
+    SQ_ASSERT(to->type == SQ_F32 || p->strip);
     copy_rest(to, w);
     flat_gains(to, p);
     for (int64_t k = 0; k < to->nlinear; k++) {
-        const struct linear l = linear_of(p, to->cfg, k);
-        const struct sides s = sides_of(p, to->cfg, k);
-        const float *u = p->nlinear ? values(p->u[k]) : NULL, *lo = p->nlinear ? values(p->l[k]) : NULL;
-        fold_linear(to->w[k], w->w[k], &l, s, q.bits < 16 ? &q : NULL, u, lo, ops);
-        for (int64_t i = 0; s.rows && to->bias[k] && i < l.rows; i++)
-            to->bias[k][i] *= s.rows[i];
+        const struct fold d = {.l = linear_of(p, to->cfg, k),
+                               .s = sides_of(p, to->cfg, k),
+                               .q = q.bits < 16 ? &q : NULL,
+                               .u = p->nlinear ? values(p->u[k]) : NULL,
+                               .lo = p->nlinear ? values(p->l[k]) : NULL,
+                               .to = {to->w[k], to->type},
+                               .w = {w->w[k], w->type},
+                               .strip = p->strip};
+        fold_linear(&d, ops);
+        for (int64_t i = 0; d.s.rows && to->bias[k] && i < d.l.rows; i++)
+            to->bias[k][i] *= d.s.rows[i];
     }
 }
 
@@ -226,7 +270,12 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
 
 int64_t fold_partial_size(const struct sq_params *p)
 {
-    return BLOCKS_MAX * ((p->rank + 1) * p->cols_max + SQ_MAX(p->cols_max, STRIP));
+    return BLOCKS_MAX * (p->rank + 1) * p->cols_max;
+}
+
+int64_t fold_strip_size(const struct sq_params *p)
+{
+    return BLOCKS_MAX * 2 * SQ_MAX(p->cols_max, STRIP);
 }
 
 /* alpha gradients, then the column and row sums of one linear */
@@ -297,8 +346,8 @@ struct job {
     struct sides fold, s; /* as the forward has them; both set, or both NULL */
     struct sq_param *pa, *pb, *pu, *pl;
     float *g; /* dW, becomes dW~ */
-    const float *w;
-    float *partial, *strip; /* [blocks][rank + 1][cols], [blocks][strip of W~] */
+    struct weights w;
+    float *partial, *strip; /* [blocks][rank + 1][cols], [blocks][strip of W~, of W] */
     double *dcols, *drows;
     int64_t blocks, step; /* step rows in a block */
 };
@@ -308,7 +357,8 @@ static void grad_strip(const struct job *b, float *acc, float *flat, int64_t fir
 {
     const struct linear *l = &b->l;
     const int64_t n = l->cols, rank = l->rank, at_g = first * sq_rowq_groups(q, n);
-    flat_rows(flat, b->w, l, b->fold, first, last);
+    const float *w = as_floats(flat + SQ_MAX(n, STRIP), &b->w, first * n, (last - first) * n);
+    flat_rows(flat, w, l, b->fold, first, last);
     ops->rowquant_grad(b->g + first * n, b->pu ? b->pu->grad + at_g : NULL, b->pl ? b->pl->grad + at_g : NULL,
                        b->g + first * n, flat, q, b->pu ? b->pu->x + at_g : NULL, b->pl ? b->pl->x + at_g : NULL,
                        last - first, n);
@@ -318,7 +368,7 @@ static void grad_strip(const struct job *b, float *acc, float *flat, int64_t fir
             b->pb->grad[i * rank + t] = (float)(dot_add(acc + t * n, l->a + t * n, l->b[i * rank + t], g, n) /
                                                 (double)rank);
         if (b->s.cols)
-            b->drows[i] = scale_add(acc + rank * n, b->s.cols, b->s.rows[i], g, b->w + i * n, n);
+            b->drows[i] = scale_add(acc + rank * n, b->s.cols, b->s.rows[i], g, w + (i - first) * n, n);
     }
 }
 
@@ -326,7 +376,7 @@ static void grad_block(const struct job *b, int64_t block, const struct sq_rowq 
 {
     const int64_t n = b->l.cols, sums = (b->l.rank + 1) * n, first = block * b->step,
                   last = SQ_MIN(b->l.rows, first + b->step), step = strip_rows(n);
-    float *acc = b->partial + block * sums, *flat = b->strip + block * SQ_MAX(n, STRIP);
+    float *acc = b->partial + block * sums, *flat = b->strip + block * 2 * SQ_MAX(n, STRIP);
     memset(acc, 0, (size_t)sums * sizeof *acc);
     for (int64_t i = first; i < last; i += step)
         grad_strip(b, acc, flat, i, SQ_MIN(i + step, last), q, ops);
@@ -344,7 +394,7 @@ static double over_blocks(const struct job *b, int64_t row, int64_t j)
 static void grad_linear(struct job *b, const struct sq_rowq *q, const struct sq_ops *ops)
 {
     const int64_t n = b->l.cols, rank = b->l.rank;
-    b->step = SQ_MAX(BLOCK_ROWS, (b->l.rows + BLOCKS_MAX - 1) / BLOCKS_MAX);
+    b->step = block_rows(b->l.rows);
     b->blocks = (b->l.rows + b->step - 1) / b->step;
 #pragma omp parallel for schedule(dynamic) if (b->l.rows * n > SMALL)
     for (int64_t k = 0; k < b->blocks; k++)
@@ -455,9 +505,9 @@ void sq_fold_grad_linear(struct sq_params *p, int64_t k, float *dw, const float 
                     .pu = p->u[k],
                     .pl = p->l[k],
                     .g = dw,
-                    .w = w->w[k],
+                    .w = {w->w[k], w->type},
                     .partial = p->partial,
-                    .strip = p->partial + BLOCKS_MAX * (p->rank + 1) * p->cols_max,
+                    .strip = p->strip,
                     .dcols = p->sums,
                     .drows = p->sums + p->cols_max};
     grad_linear(&b, &q, ops);

@@ -217,8 +217,7 @@ static int merge_layer(struct merge *m, const struct sq_ops *ops)
     m->to.state = SQ_MERGED;
     m->q = sq_scheme_weights(&s);
     SQ_TRY(sq_params_load(&m->p, m->cfg, &s, m->from));
-    SQ_TRY(sq_block_new(&m->b, m->cfg));
-    SQ_TRY(sq_block_load(&m->b, m->from));
+    SQ_TRY(sq_block_load(&m->b, m->cfg, m->from));
     sq_params_project(&m->p);
     sq_fold(&m->b, &m->b, &m->p, NULL, ops);
     for (int g = 0; g < SQ_GAINS; g++) {

@@ -106,6 +106,7 @@ int params_allocate(struct sq_params *p, const struct sq_config *cfg)
         p->cols_max = SQ_MAX(p->cols_max, cols);
     }
     SQ_TRY(sq_alloc(&p->scales, p->rows_max + p->cols_max));
+    SQ_TRY(sq_alloc(&p->strip, fold_strip_size(p)));
 out:
     return rc;
 }
@@ -147,6 +148,7 @@ void sq_params_release(struct sq_params *p)
 {
     sq_free(p->sums);
     sq_free(p->partial);
+    sq_free(p->strip);
     sq_free(p->scales);
     sq_free(p->moments);
     sq_free(p->values);

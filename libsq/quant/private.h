@@ -19,6 +19,7 @@ struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, co
 int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 
 int64_t fold_partial_size(const struct sq_params *p); /* floats */
+int64_t fold_strip_size(const struct sq_params *p);
 int64_t fold_sums_size(const struct sq_params *p);    /* doubles */
 
 /* Parts of a merge that layers and tables share. */

@@ -8,6 +8,7 @@
  * that has no effect stays unclipped. */
 
 enum {
+    ROWS = 64, /* at a time */
     LATTICE = 160,
     COARSE = 8,
     COARSE_SYM = 2,
@@ -141,39 +142,54 @@ static const float *weights_of(float *out, const struct sq_input_stats *stats, c
     return top > 0 ? out : NULL; /* an expert without tokens: all channels count alike */
 }
 
+/* u, l of rows first ... first + rows - 1, whose weights are z [rows, cols]; like: what all groups have in common */
+static void search_rows(float *u, float *l, const float *z, const float *weight, int64_t first, int64_t rows,
+                        int64_t cols, const struct group *like)
+{
+    const int64_t groups = sq_rowq_groups(like->p, cols), size = like->p->group ? like->p->group : cols;
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t i = 0; i < rows * groups; i++) {
+        const int64_t j = i % groups * size;
+        struct group g = *like;
+        g.z = z + i / groups * cols + j;
+        g.weight = weight ? weight + j : NULL;
+        g.n = SQ_MIN(size, cols - j);
+        const struct try best = search_group(&g);
+        u[first * groups + i] = g.t->u[best.hi];
+        l[first * groups + i] = g.t->u[best.lo];
+    }
+}
+
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
                      const struct sq_scheme *s, const struct sq_input_stats *stats)
 {
     const struct sq_rowq q = sq_scheme_weights(s);
     struct lattice t;
-    float *buffer = NULL;
+    float *buffer = NULL, *wide = NULL;
     int rc = 0;
     if (q.bits >= 16)
         return 0;
     lattice_init(&t);
     SQ_TRY(sq_alloc(&buffer, p->cols_max));
+    SQ_TRY(sq_alloc(&wide, ROWS * p->cols_max));
     for (int64_t k = 0; k < p->nlinear; k++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, w->cfg, k);
         if (!p->u[k] || !p->l[k])
             continue;
         const float *weight = weights_of(buffer, stats, w->cfg, k, cols);
-        const int64_t groups = sq_rowq_groups(&q, cols);
-#pragma omp parallel for schedule(dynamic, 4)
-        for (int64_t i = 0; i < rows * groups; i++) {
-            const int64_t first = q.group ? i % groups * q.group : 0;
-            struct group g = {.t = &t,
-                              .p = &q,
-                              .ops = ops,
-                              .z = w->w[k] + i / groups * cols + first,
-                              .weight = weight ? weight + first : NULL,
-                              .n = q.group ? SQ_MIN(q.group, cols - first) : cols};
-            const struct try best = search_group(&g);
-            p->u[k]->x[i] = t.u[best.hi];
-            p->l[k]->x[i] = t.u[best.lo];
+        for (int64_t r = 0; r < rows; r += ROWS) {
+            const int64_t n = SQ_MIN(ROWS, rows - r), at = r * cols;
+            const float *z = (const float *)w->w[k] + at;
+            if (w->type == SQ_BF16) {
+                sq_bf16_widen(wide, (const uint16_t *)w->w[k] + at, n * cols);
+                z = wide;
+            }
+            search_rows(p->u[k]->x, p->l[k]->x, z, weight, r, n, cols, &(struct group){.t = &t, .p = &q, .ops = ops});
         }
     }
 out:
+    sq_free(wide);
     sq_free(buffer);
     return rc;
 }

@@ -26,7 +26,7 @@ static int64_t peak_bytes(const struct pass *e, const struct estimate *x)
     const int64_t weight = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
     /* parameter, gradient, two moments, and the guard's copy */
     return widest * (x->layer_bytes + x->params * 5 * (int64_t)sizeof(float)) + streams + weight +
-           sq_trainer_bytes(&e->cfg, widest, batch, e->acts.tokens);
+           sq_trainer_bytes(&e->cfg, e->ops, widest, batch, e->acts.tokens);
 }
 
 static int time_step(struct pass *e, struct estimate *x, double rate)
@@ -119,7 +119,7 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     printf("%-28s %.1f MB\n", "peak memory", (double)peak_bytes(e, &x) / 1e6);
     if (p->nrate > 1 && !p->window_order) {
         /* the stream between two passes: the layers as they came and their parameters */
-        const int64_t tensors = x.layer_bytes - 4 * pass_held(e, 0)->w.count;
+        const int64_t tensors = x.layer_bytes - 4 * pass_held(e, 0)->w.count; /* what the view does not borrow */
         printf("%-28s %.1f MB and embedding and head\n", "disk for the spool file",
                (double)(e->cfg.layers * (tensors + 4 * x.params)) / 1e6);
     }

@@ -68,8 +68,7 @@ static int load_held(struct pass *e, struct held *h, int64_t index)
     int rc = pass_read_layer(e, &h->layer, index);
     if (rc < 0)
         return rc;
-    SQ_TRY(sq_block_new(&h->w, &e->cfg));
-    SQ_TRY(sq_block_load(&h->w, &h->layer));
+    SQ_TRY(sq_block_view(&h->w, &e->cfg, &h->layer));
     h->quantized = h->layer.scheme != NULL;
     if (h->quantized) {
         SQ_TRY(pass_check_scheme(&s, e, &h->layer));

@@ -69,8 +69,7 @@ static int measure(struct sq_stats_pass *p, struct sq_layer *l)
     struct sq_block w = {0};
     int rc;
     SQ_TRY(sq_input_stats_new(&s, c));
-    SQ_TRY(sq_block_new(&w, c));
-    SQ_TRY(sq_block_load(&w, l));
+    SQ_TRY(sq_block_view(&w, c, l));
     SQ_TRY(sq_trainer_float(p->trainer, p->acts.xf, p->acts.samples, &w, &s));
     SQ_TRY(add_mean(l, "input_sq.qkv", s.qkv, 0, c->hidden, s.tokens));
     SQ_TRY(add_mean(l, "input_sq.out", s.out, 0, c->heads * c->head_dim, s.tokens));

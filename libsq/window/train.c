@@ -37,15 +37,23 @@ static int64_t lay_out_gains(struct sq_trainer *t, float *base)
     return at + t->cfg.experts * t->cfg.hidden;
 }
 
-int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t batch, int64_t tokens)
+/* Products that round their operands lose nothing when a folded layer is rounded before. */
+static enum sq_dtype folded_type(const struct sq_ops *ops)
 {
-    int64_t weights = 2 * cfg->hidden, rows, cols;
+    return ops->precision == SQ_BF16_PRODUCTS ? SQ_BF16 : SQ_F32;
+}
+
+int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers, int64_t batch,
+                         int64_t tokens)
+{
+    const int64_t size = (int64_t)sq_dtype_size(folded_type(ops));
+    int64_t weights = 8 * cfg->hidden, rows, cols;
     for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
-        weights += rows * cols + (sq_linear_has_bias(cfg, i) ? rows : 0);
+        weights += size * rows * cols + (sq_linear_has_bias(cfg, i) ? 4 * rows : 0);
     }
     const int64_t acts = batch * tokens * cfg->hidden;
-    return 4 * (layers * weights + (layers + 3) * acts + tokens * cfg->head_dim) +
+    return layers * weights + 4 * ((layers + 3) * acts + tokens * cfg->head_dim) +
            sq_trace_bytes(cfg, batch, tokens, true) + (layers - 1) * sq_trace_bytes(cfg, batch, tokens, false);
 }
 
@@ -64,7 +72,7 @@ static int alloc_all(struct sq_trainer *t)
     for (int64_t i = 0; i <= t->layers; i++)
         SQ_TRY(sq_alloc(&t->x[i], n));
     for (int64_t i = 0; i < t->layers; i++) {
-        SQ_TRY(sq_block_new(&t->folded[i], &t->cfg));
+        SQ_TRY(sq_block_new(&t->folded[i], &t->cfg, folded_type(t->ops)));
         SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens, i ? t->trace[0] : NULL));
     }
     SQ_TRY(sq_alloc(&t->dx, n));

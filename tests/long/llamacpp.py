@@ -1,6 +1,8 @@
 #!/usr/bin/env python3
 """GGUF files of sq-pack in llama.cpp: they load, cut texts as transformers does, and have the perplexity of the same weights
 elsewhere within 0.5 %."""
+import os
+import subprocess
 import sys
 import tempfile
 
@@ -16,9 +18,9 @@ TEXT = "examples/tiny/test.txt"
 LENGTH, WINDOWS, SMOL_WINDOWS = 512, 4, 8
 
 
-def tokens_of(gguf, reference, length=LENGTH):
+def tokens_of(gguf, reference, length=LENGTH, repack=True):
     """ids of the text in llama.cpp, after a comparison with the reference's"""
-    model = Model(gguf, length)
+    model = Model(gguf, length, repack=repack)
     text = open(TEXT, encoding="utf-8").read()
     ids = model.tokenize(text)
     if reference is not None and ids != reference:
@@ -55,22 +57,37 @@ def architecture(name, work, scheme, limit, *options):
     return f"logits differ by {error:.1e}"
 
 
-def smol(path, work, kind, limit, *options):
+def smol(path, work, kind, limit, *options, repack=True):
     """f32 shows that the file holds the stream's weights; the other types add what llama.cpp itself rounds: activations to 8 bits,
-    in blocks of 32 for q5_0 and of 256 for q4_k, which this model's few huge channels notice"""
+    in blocks of 32 for q5_0 and of 256 for q4_k, which this model's few huge channels notice. A llama.cpp with a BLAS multiplies
+    floats: there q4_k agrees as f32 does."""
     stream = merged(path, "W4A16", work, *([] if kind == "f32" else ["--embed=W8g32"]))
     gguf = pack(stream, f"{work}/smol.gguf", *options)
     source = Model(path, LENGTH)
     reference = source.tokenize(open(TEXT, encoding="utf-8").read())
     source.close()
-    model, ids = tokens_of(gguf, reference)
+    model, ids = tokens_of(gguf, reference, repack=repack)
     value = perplexity(model, ids, LENGTH, SMOL_WINDOWS)
     model.close()
     return near(value, sq_eval(stream, ids[:LENGTH * SMOL_WINDOWS], LENGTH), limit, f"{kind}: perplexity")
 
 
+def by_blas(folder):
+    """the same comparison in a process that imports the llama-cpp-python of that folder"""
+    env = dict(os.environ, PYTHONPATH=os.path.abspath(folder))
+    p = subprocess.run([sys.executable, os.path.abspath(__file__), "--blas"], env=env, capture_output=True, text=True)
+    if p.returncode:
+        raise AssertionError(p.stderr.strip().splitlines()[-1])
+    return p.stdout.strip()
+
+
 def main():
     torch.set_num_threads(1)
+    blas = os.environ.get("SQ_LLAMA_BLAS")
+    if "--blas" in sys.argv:
+        with tempfile.TemporaryDirectory() as work:
+            print(smol(smollm2()[0], work, "q4_k", 1e-3, repack=False))
+        return 0
     tap = Tap()
     path, why = smollm2()
     with tempfile.TemporaryDirectory() as work:
@@ -83,6 +100,8 @@ def main():
             tap.run(f"{name} W4A16g32", lambda: architecture(name, work, "W4A16g32", 1e-3))
         for kind, limit, options in [("f32", 1e-3, ("--type", "f32")), ("q5_0", 0.005, ("--type", "q5_0")), ("q4_k", 0.01, ())]:
             tap.run(f"SmolLM2 W4A16 in {kind}", lambda: smol(path, work, kind, limit, *options), skip=why)
+        tap.run("SmolLM2 W4A16 in q4_k, llama.cpp with a BLAS", lambda: by_blas(blas),
+                skip=why or ("" if blas else "SQ_LLAMA_BLAS names no folder with such a llama-cpp-python (README.md)"))
     return tap.finish()
 
 

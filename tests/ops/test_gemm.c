@@ -4,7 +4,7 @@
 /* z: m n k lda ldb ldc ta tb add round, strides as gaps */
 static void run_gemm(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->gemm(b[2].cur, z[5], b[0].cur, z[3], z[6], b[1].cur, z[4], z[7], z[0], z[1], z[2], z[8], z[9]);
+    ops->gemm(b[2].cur, z[5], sq_mat(b[0].cur, z[3], z[6]), sq_mat(b[1].cur, z[4], z[7]), z[0], z[1], z[2], z[8], z[9]);
 }
 
 /* A sum of k products of unit variance in f32: each of k additions is wrong by up to U times a partial sum of size
@@ -69,7 +69,8 @@ static void run_onednn(const struct sq_ops *ops, struct buf *b, const int64_t *z
     }
     sq_space_lock();
     assert_int_equal(
-        sq_gemm_onednn(b[2].cur, z[5], b[0].cur, z[3], z[6], b[1].cur, z[4], z[7], z[0], z[1], z[2], z[8], false), 0);
+        sq_gemm_onednn(b[2].cur, z[5], sq_mat(b[0].cur, z[3], z[6]), sq_mat(b[1].cur, z[4], z[7]), z[0], z[1],
+                                    z[2], z[8], false), 0);
     sq_space_unlock();
 }
 
@@ -111,9 +112,9 @@ static void rounding_is_that_of_bf16(void **state)
     for (int level = SQ_CPU_BASE; level <= SQ_CPU_LIBRARIES; level++) {
         const struct sq_ops *ops = level_ops((enum sq_cpu_level)level);
         double wrong = 0, far = 0, norm = 0;
-        ops->gemm(c[0], N, a, K, false, b, N, false, M, N, K, false, true);
-        ops->gemm(c[1], N, ra, K, false, rb, N, false, M, N, K, false, false);
-        ops->gemm(c[2], N, a, K, false, b, N, false, M, N, K, false, false);
+        ops->gemm(c[0], N, sq_mat(a, K, false), sq_mat(b, N, false), M, N, K, false, true);
+        ops->gemm(c[1], N, sq_mat(ra, K, false), sq_mat(rb, N, false), M, N, K, false, false);
+        ops->gemm(c[2], N, sq_mat(a, K, false), sq_mat(b, N, false), M, N, K, false, false);
         for (int i = 0; i < M * N; i++) {
             wrong += pow((double)c[0][i] - (double)c[1][i], 2);
             far += pow((double)c[0][i] - (double)c[2][i], 2);
@@ -124,6 +125,37 @@ static void rounding_is_that_of_bf16(void **state)
         if (!sq_bf16_unit) /* the same code after rounding: the same bits */
             assert_memory_equal(c[0], c[1], sizeof c[0]);
     }
+}
+
+/* Stored as bf16 or the same values stored as f32: the same bits, in all forms, with and without rounding. */
+static void bf16_operands_are_their_values(void **state)
+{
+    (void)state;
+    enum { M = 65, N = 130, K = 300, MOST = K * N };
+    uint16_t *a16 = malloc(MOST * 2), *b16 = malloc(MOST * 2);
+    float *a = malloc(MOST * 4), *b = malloc(MOST * 4), *c[2] = {malloc(M * N * 4), malloc(M * N * 4)};
+    for (int i = 0; i < MOST; i++) {
+        a16[i] = sq_f32_to_bf16((float)sq_rng_normal(&check_rng));
+        b16[i] = sq_f32_to_bf16((float)sq_rng_normal(&check_rng));
+        a[i] = sq_bf16_to_f32(a16[i]);
+        b[i] = sq_bf16_to_f32(b16[i]);
+    }
+    for (int level = SQ_CPU_BASE - 1; level <= SQ_CPU_LIBRARIES; level++)
+        for (int flags = 1; flags < 32; flags++) {
+            const struct sq_ops *ops = level < SQ_CPU_BASE ? reference_ops() : level_ops((enum sq_cpu_level)level);
+            const bool ta = flags & 4, tb = flags & 8, round = flags & 16;
+            struct sq_mat x = sq_mat(a, ta ? M : K, ta), y = sq_mat(b, tb ? K : N, tb);
+            if (flags % 4 == 0 || (level < SQ_CPU_BASE && flags % 4 != 3))
+                continue;
+            ops->gemm(c[0], N, x, y, M, N, K, false, round);
+            if (flags & 1)
+                x.x = a16, x.type = SQ_BF16;
+            if (flags & 2)
+                y.x = b16, y.type = SQ_BF16;
+            ops->gemm(c[1], N, x, y, M, N, K, false, round);
+            assert_memory_equal(c[0], c[1], M * N * sizeof(float));
+        }
+    free(a16), free(b16), free(a), free(b), free(c[0]), free(c[1]);
 }
 
 /* A NaN reaches every output that depends on it and no other. */
@@ -140,7 +172,7 @@ static void nan_goes_where_it_belongs(void **state)
         for (int round = 0; round < 2; round++) {
             for (int i = 0; i < 35; i++)
                 c[i] = untouched();
-            level_ops((enum sq_cpu_level)level)->gemm(c, 5, a, 10, false, b, 5, false, 7, 5, 10, false, round);
+            level_ops((enum sq_cpu_level)level)->gemm(c, 5, sq_mat(a, 10, false), sq_mat(b, 5, false), 7, 5, 10, false, round);
             for (int i = 0; i < 35; i++)
                 assert_int_equal(isnan(c[i]) != 0, i / 5 == 3);
         }
@@ -165,7 +197,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_size_and_form),       cmocka_unit_test(model_sizes),
         cmocka_unit_test(onednn_in_f32),
-        cmocka_unit_test(rounding_is_that_of_bf16),  cmocka_unit_test(nan_goes_where_it_belongs),
+        cmocka_unit_test(rounding_is_that_of_bf16), cmocka_unit_test(bf16_operands_are_their_values),  cmocka_unit_test(nan_goes_where_it_belongs),
         cmocka_unit_test(the_comparison_notices_one_wrong_element),
     };
     check_rng = sq_rng_init(5, SQ_RNG_TEST, 0, 0, 0, 0);

@@ -12,7 +12,7 @@ static inline void grads_add(void *ctx, int64_t linear, float *dw, float *dbias)
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, db->cfg, linear);
     for (int64_t i = 0; i < rows * cols; i++)
-        db->w[linear][i] += dw[i];
+        ((float *)db->w[linear])[i] += dw[i];
     for (int64_t i = 0; dbias && i < rows; i++)
         db->bias[linear][i] += dbias[i];
 }

@@ -52,8 +52,8 @@ static void layer_open(struct layer *l, const char *name)
     snprintf(file, sizeof file, "layer_%s", name);
     golden_open(&g, file);
     l->cfg = config(name);
-    assert_int_equal(sq_block_new(&l->b, &l->cfg), 0);
-    assert_int_equal(sq_block_new(&l->db, &l->cfg), 0);
+    assert_int_equal(sq_block_new(&l->b, &l->cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&l->db, &l->cfg, SQ_F32), 0);
     assert_int_equal(sq_trace_new(&l->t, &l->cfg, B, T, NULL), 0);
     for (int64_t i = 0; i < l->b.nlinear; i++) {
         int64_t rows, cols;
@@ -164,7 +164,7 @@ static void scale_block(struct sq_block *b, const struct golden *g)
     if (b->router)
         scale_cols(b->router, c->experts, C, fc1);
     for (int64_t e = 0; e < SQ_MAX(c->experts, 1); e++) {
-        float **w = b->w + 3 * e;
+        void **w = b->w + 3 * e;
         scale_cols(w[SQ_GATE], F, C, fc1);
         scale_cols(w[SQ_UP], F, C, fc1);
         divide_rows(w[SQ_UP], NULL, F, C, fc2 + e * F);
@@ -528,7 +528,7 @@ static void test_sizes(void **state)
     (void)state;
     struct sq_config c = config("qwen2");
     struct sq_block b;
-    assert_int_equal(sq_block_new(&b, &c), 0);
+    assert_int_equal(sq_block_new(&b, &c, SQ_F32), 0);
     for (int64_t i = 0; i < b.nlinear; i++)
         assert_int_equal((uintptr_t)b.w[i] % 64, 0);
     assert_true(b.w[SQ_Q] == b.all && b.bias[SQ_Q] && !b.bias[SQ_O] && !b.gain[SQ_QNORM] && !b.router);

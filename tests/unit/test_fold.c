@@ -51,7 +51,7 @@ static void block_open(struct sq_block *b, const struct sq_config *cfg, const st
                        const char *prefix)
 {
     char name[SQ_LINEAR_NAME];
-    assert_int_equal(sq_block_new(b, cfg), 0);
+    assert_int_equal(sq_block_new(b, cfg, SQ_F32), 0);
     for (int64_t k = 0; k < b->nlinear; k++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, cfg, k);
@@ -154,7 +154,7 @@ static void test_layer_codes(void **state)
             golden_open(&g, name);
             block_open(&w, &cfg, &gw, "");
             params_open(&p, &cfg, &s, &g, "");
-            assert_int_equal(sq_block_new(&flat, &cfg), 0);
+            assert_int_equal(sq_block_new(&flat, &cfg, SQ_F32), 0);
             sq_fold(&flat, &w, &p, NULL, backend(0));
             int64_t count = 0;
             assert_int_equal(check_codes(&flat, &p, &s, &g, "", &count), 0);
@@ -190,8 +190,8 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
     golden_open(&g, name);
     block_open(&w, &cfg, &gw, "");
     params_open(&p, &cfg, &s, &g, "");
-    assert_int_equal(sq_block_new(&rounded, &cfg), 0);
-    assert_int_equal(sq_block_new(&db, &cfg), 0);
+    assert_int_equal(sq_block_new(&rounded, &cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&db, &cfg, SQ_F32), 0);
     assert_int_equal(sq_trace_new(&t, &cfg, B, T, NULL), 0);
     float *x = golden_f32(&gw, "x", NULL), *target = golden_f32(&gw, "target", NULL);
     float *y = calloc((size_t)n, 4), *dy = calloc((size_t)n, 4), *cos = calloc(T * 32, 4),
@@ -264,7 +264,7 @@ static void test_window_merge(void **state)
             snprintf(merged, sizeof merged, "layers.%d.merged.", l);
             block_open(&w, &cfg, &gw, prefix);
             params_open(&p, &cfg, &s, &g, prefix);
-            assert_int_equal(sq_block_new(&flat, &cfg), 0);
+            assert_int_equal(sq_block_new(&flat, &cfg, SQ_F32), 0);
             sq_fold(&flat, &w, &p, NULL, backend(0));
             for (int64_t k = 0; k < flat.nlinear; k++) {
                 int64_t rows, cols;
@@ -344,8 +344,8 @@ static void test_threads(void **state)
             struct sq_block w, db;
             struct sq_params p;
             omp_set_num_threads(threads);
-            assert_int_equal(sq_block_new(&w, &cfg), 0);
-            assert_int_equal(sq_block_new(&db, &cfg), 0);
+            assert_int_equal(sq_block_new(&w, &cfg, SQ_F32), 0);
+            assert_int_equal(sq_block_new(&db, &cfg, SQ_F32), 0);
             assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 3), 0);
             assert_int_equal(sq_params_train(&p), 0);
             fill(w.all, w.count, 1, 0.1);
@@ -388,10 +388,10 @@ static void check_differences(const struct sq_config *cfg, int only)
     const struct sq_params_spec spec = {.lora = only < 0, .scaling = true, .rank = 3};
     struct sq_block w, flat, c, db;
     struct sq_params p;
-    assert_int_equal(sq_block_new(&w, cfg), 0);
-    assert_int_equal(sq_block_new(&flat, cfg), 0);
-    assert_int_equal(sq_block_new(&c, cfg), 0);
-    assert_int_equal(sq_block_new(&db, cfg), 0);
+    assert_int_equal(sq_block_new(&w, cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&flat, cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&c, cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&db, cfg, SQ_F32), 0);
     assert_int_equal(sq_params_new(&p, cfg, &s, &spec, 0), 0);
     for (int at = 0; at < SQ_PLACES; at++) {
         for (int64_t i = 0; i < p.alpha[at]->n; i++)
@@ -442,6 +442,65 @@ static void test_differences(void **state)
     }
 }
 
+/* A layer held in bf16 folds as the same values in f32 do, and gives the same gradients; folded to bf16 it is what f32
+ * rounds to. The same bits. */
+static void test_bf16(void **state)
+{
+    (void)state;
+    const struct sq_config cfg = wide();
+    const struct sq_scheme s = {.wbits = 3, .abits = 16, .group = 32, .rate = 1};
+    const struct sq_params_spec spec = {
+        .lora = true, .clip = true, .scaling = true, .rank = 5, .clip_start = 2};
+    struct sq_block w, w16, to[3], db[2];
+    struct sq_params p;
+    float *first = NULL;
+    assert_int_equal(sq_block_new(&w, &cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&w16, &cfg, SQ_BF16), 0);
+    assert_true(w16.count < w.count * 6 / 10);
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sq_block_new(&to[i], &cfg, i < 2 ? SQ_F32 : SQ_BF16), 0);
+    fill(w.all, w.count, 1, 0.1);
+    for (int64_t k = 0; k < w.nlinear; k++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, &cfg, k);
+        sq_bf16_narrow(w16.w[k], w.w[k], rows * cols);
+        sq_bf16_widen(w.w[k], w16.w[k], rows * cols);
+        if (w.bias[k])
+            memcpy(w16.bias[k], w.bias[k], (size_t)rows * sizeof(float));
+    }
+    for (int i = 0; i < SQ_GAINS; i++)
+        if (w.gain[i])
+            memcpy(w16.gain[i], w.gain[i], (size_t)sq_gain_size(&cfg, (enum sq_gain_id)i) * sizeof(float));
+    assert_int_equal(sq_params_new(&p, &cfg, &s, &spec, 3), 0);
+    assert_int_equal(sq_params_train(&p), 0);
+    for (int64_t k = 0; k < p.nlinear; k++)
+        fill(p.b[k]->x, p.b[k]->n, 3 + (uint64_t)k, 0.01);
+    for (int i = 0; i < 3; i++)
+        sq_fold(&to[i], i ? &w16 : &w, &p, &s, backend(1));
+    assert_memory_equal(to[0].all, to[1].all, (size_t)to[0].count * sizeof(float));
+    for (int64_t k = 0; k < w.nlinear; k++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, &cfg, k);
+        for (int64_t i = 0; i < rows * cols; i++)
+            assert_int_equal(((uint16_t *)to[2].w[k])[i], sq_f32_to_bf16(((float *)to[0].w[k])[i]));
+    }
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(sq_block_new(&db[i], &cfg, SQ_F32), 0);
+        fill(db[i].all, db[i].count, 2, 1);
+        fold_grad(&p, &db[i], i ? &w16 : &w, &s, backend(1));
+        int64_t n = 0;
+        for (int64_t j = 0; j < p.nparam; j++)
+            n += p.param[j].n;
+        if (!first)
+            first = malloc((size_t)(3 * n) * 4), memcpy(first, p.moments, (size_t)(3 * n) * 4);
+        assert_memory_equal(first, p.moments, (size_t)(3 * n) * 4);
+        sq_block_release(&db[i]);
+    }
+    for (int i = 0; i < 3; i++)
+        sq_block_release(&to[i]);
+    free(first), sq_block_release(&w), sq_block_release(&w16), sq_params_release(&p);
+}
+
 static void assert_same(const struct sq_block *a, const struct sq_block *b)
 {
     for (int64_t k = 0; k < a->nlinear; k++) {
@@ -477,8 +536,8 @@ static void test_start(void **state)
         top = fmax(top, fabs((double)p.a[SQ_DOWN]->x[i]));
     assert_true(top <= 1 / sqrt(777) && top > 0.98 / sqrt(777));
     assert_true(p.u[0]->x[0] == 4 && p.l[6]->x[131] == 4 && p.u[6]->n == 132);
-    assert_int_equal(sq_block_new(&w, &cfg), 0);
-    assert_int_equal(sq_block_new(&flat, &cfg), 0);
+    assert_int_equal(sq_block_new(&w, &cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&flat, &cfg, SQ_F32), 0);
     fill(w.all, w.count, 1, 1);
     sq_fold(&flat, &w, &p, NULL, backend(0));
     assert_same(&flat, &w);
@@ -498,7 +557,7 @@ int main(void)
         cmocka_unit_test(test_layer_codes),  cmocka_unit_test(test_layer_gradients),
         cmocka_unit_test(test_window_merge), cmocka_unit_test(test_project),
         cmocka_unit_test(test_threads),      cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_start),
+        cmocka_unit_test(test_start), cmocka_unit_test(test_bf16),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

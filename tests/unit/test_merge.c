@@ -170,9 +170,7 @@ static int64_t merge_and_compare(const char *float_file, const char *file, const
     golden_open(&g, file);
     learned_layer_of(&l, &gw, &g, prefix, c, scheme);
     assert_int_equal(sq_scheme_parse(&s, scheme), 0);
-    assert_int_equal(sq_block_new(&w, c), 0);
-    assert_int_equal(sq_block_new(&b, c), 0);
-    assert_int_equal(sq_block_load(&w, &l), 0);
+    assert_int_equal(sq_block_load(&w, c, &l), 0);
     assert_int_equal(sq_params_load(&p, c, &s, &l), 0);
     assert_int_equal(p.rank, 4);
     const int64_t before = l.ntensor - p.nparam;
@@ -181,7 +179,7 @@ static int64_t merge_and_compare(const char *float_file, const char *file, const
     assert_int_equal(l.state, SQ_MERGED);
     assert_int_equal(l.ntensor, before + 2 * w.nlinear); /* codes, scales, zeros in place of a weight */
     const int64_t differ = compare_codes(&l, &g, prefix, c);
-    assert_int_equal(sq_block_load(&b, &l), 0);
+    assert_int_equal(sq_block_load(&b, c, &l), 0);
     assert_memory_equal(b.all, w.all, (size_t)w.count * sizeof(float));
     sq_block_release(&b), sq_block_release(&w), sq_params_release(&p), sq_layer_release(&l);
     golden_close(&g), golden_close(&gw);
@@ -283,13 +281,11 @@ static void test_symmetric_and_float(void **state)
         struct sq_tensor extra = SQ_TENSOR_INIT;
         assert_int_equal(sq_tensor_new(&extra, "later.thing", SQ_I32, 1, (int64_t[]){3}), 0);
         assert_int_equal(sq_layer_add(&l, &extra), 0);
-        assert_int_equal(sq_block_new(&w, &cfg), 0);
-        assert_int_equal(sq_block_new(&b, &cfg), 0);
-        assert_int_equal(sq_block_load(&w, &l), 0);
+        assert_int_equal(sq_block_load(&w, &cfg, &l), 0);
         const struct sq_params none = {.nparam = 0};
         sq_fold(&w, &w, &none, &s, ops());
         assert_int_equal(sq_layer_merge(&l, &cfg, SQ_F32, ops()), 0);
-        assert_int_equal(sq_block_load(&b, &l), 0);
+        assert_int_equal(sq_block_load(&b, &cfg, &l), 0);
         assert_memory_equal(b.all, w.all, (size_t)w.count * sizeof(float));
         assert_non_null(sq_layer_find(&l, "later.thing"));
         assert_string_equal(json_string_value(json_object_get(l.scheme, "later")), "kept");

@@ -33,7 +33,7 @@ static void fill_block(struct sq_block *w)
         for (int64_t i = 0; i < rows * cols; i++) {
             const double x = sq_rng_normal(&r);
             const int64_t row = i / cols;
-            w->w[k][i] = (float)(row % 7 == 1                    ? x * x * x
+            ((float *)w->w[k])[i] = (float)(row % 7 == 1                    ? x * x * x
                                  : row % 7 == 2                  ? fabs(x)
                                  : row % 7 == 3                  ? 0
                                  : row % 7 == 4                  ? -0.25
@@ -90,7 +90,7 @@ static void check(const struct sq_scheme *s, bool weighted)
     struct sq_rng r = sq_rng_init(12, SQ_RNG_TEST, 0, 0, 0, 0);
     for (int64_t j = 0; j < SQ_COUNT(second); j++)
         second[j] = exp(3 * sq_rng_normal(&r));
-    assert_int_equal(sq_block_new(&w, &cfg), 0);
+    assert_int_equal(sq_block_new(&w, &cfg, SQ_F32), 0);
     fill_block(&w);
     assert_int_equal(sq_params_new(&p, &cfg, s, &spec, 0), 0);
     assert_int_equal(sq_params_new(&again, &cfg, s, &spec, 0), 0);
@@ -112,7 +112,7 @@ static void check(const struct sq_scheme *s, bool weighted)
             const int64_t first = q.group ? i % groups * q.group : 0,
                           n = q.group ? SQ_MIN(q.group, cols - first) : cols;
             const struct sq_rowq one = {.bits = q.bits, .sym = q.sym, .zero = q.zero, .rate = 1};
-            const float *z = w.w[k] + i / groups * cols + first, *wt = weighted ? weight + first : NULL;
+            const float *z = (const float *)w.w[k] + i / groups * cols + first, *wt = weighted ? weight + first : NULL;
             const float u = p.u[k]->x[i], l = p.l[k]->x[i];
             const double e = error_of(z, wt, &one, u, l, n);
             assert_true(u <= 8 && l <= 8);

@@ -38,7 +38,7 @@ static void load_block(struct sq_block *b, const struct golden *g, int layer)
 {
     char name[256], linear[SQ_LINEAR_NAME];
     int64_t n;
-    assert_int_equal(sq_block_new(b, &CFG), 0);
+    assert_int_equal(sq_block_new(b, &CFG, SQ_F32), 0);
     for (int64_t i = 0; i < b->nlinear; i++) {
         snprintf(name, sizeof name, "layers.%d.%s.weight", layer, sq_linear_name(linear, &CFG, i));
         float *x = golden_f32(g, name, &n);
@@ -185,7 +185,7 @@ static void check_codes(struct fixture *f, const struct golden *g, const struct 
 {
     int64_t different = 0, total = 0;
     struct sq_block flat;
-    assert_int_equal(sq_block_new(&flat, &CFG), 0);
+    assert_int_equal(sq_block_new(&flat, &CFG, SQ_F32), 0);
     for (int layer = 0; layer < LAYERS; layer++) {
         const struct sq_params *p = &f->p[layer];
         const struct sq_rowq rq = sq_scheme_weights(&f->job.scheme);

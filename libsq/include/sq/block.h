@@ -1,4 +1,4 @@
-/* sq/block.h - one decoder layer in f32: forward and hand-written backward (METHOD 2) */
+/* sq/block.h - one decoder layer: forward and hand-written backward (METHOD 2) */
 #ifndef SQ_BLOCK_H
 #define SQ_BLOCK_H
 
@@ -8,23 +8,31 @@
 
 SQ_BEGIN_DECLS
 
-/* The f32 arrays of one layer; also used for their gradients. Owned by the block, carved from one allocation. */
+/* The arrays of one layer, f32 but for the weights of linears, which may be bf16; f32 blocks also hold gradients. */
 struct sq_block {
     const struct sq_config *cfg;
     int64_t nlinear;       /* sq_config_linears(cfg) */
-    float **w;             /* [nlinear] -> [R,K] */
+    enum sq_dtype type;    /* of w: SQ_F32 or SQ_BF16 */
+    void **w;              /* [nlinear] -> [R,K]; owned, or borrowed from a layer's tensors */
     float **bias;          /* [nlinear] -> [R], NULL where there is none */
     float *gain[SQ_GAINS]; /* NORM1, NORM2 [C]; QNORM, KNORM [D] or NULL */
     float *router;         /* [E,C] or NULL */
-    float *all;            /* the allocation: every array above, one after the other */
+    float *all;            /* the allocation: every owned array, one after the other */
     int64_t count;         /* floats in it */
 };
 
-int sq_block_new(struct sq_block *b, const struct sq_config *cfg) SQ_MUSTUSE; /* zeroed */
+int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE; /* zeroed */
+/* without weights: w holds NULLs, to be pointed at matrices of that type */
+int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE;
 void sq_block_release(struct sq_block *b);
+/* A linear's weights W [R,K], or W' */
+struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed);
 /* From a layer's tensors: float and learning layers give their original weights, merged layers their dequantized
- * codes (with sch of that layer). NaN or Inf: SQ_E_VALUE with tensor name. */
-int sq_block_load(struct sq_block *b, const struct sq_layer *l) SQ_MUSTUSE;
+ * codes (with the scheme of that layer). NaN or Inf: SQ_E_VALUE with tensor name.
+ * load: into a new f32 block. view: weights that are all f32 or all bf16 stay where they are, and the layer's tensors must
+ * outlive the block; others are loaded. */
+int sq_block_load(struct sq_block *b, const struct sq_config *cfg, const struct sq_layer *l) SQ_MUSTUSE;
+int sq_block_view(struct sq_block *b, const struct sq_config *cfg, const struct sq_layer *l) SQ_MUSTUSE;
 
 /* Activations of one forward of `batch` samples of `tokens` tokens, kept for the backward, and workspace; allocated once
  * for the largest batch. Traces that run one after the other may share the workspace of one of them, which must live as

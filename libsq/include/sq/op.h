@@ -17,22 +17,36 @@
 
 #include "sq/base.h"
 #include "sq/rowquant.h"
+#include "sq/tensor.h"
 
 SQ_BEGIN_DECLS
 
 enum sq_backend { SQ_BACKEND_AUTO, SQ_BACKEND_REF, SQ_BACKEND_CPU };
 enum sq_precision { SQ_BF16_PRODUCTS, SQ_F32_PRODUCTS };
 
+/* A matrix as it lies in memory, f32 or bf16: x[i * ld + j] is its element (i, j), or (j, i) if transposed. Borrowed. */
+struct sq_mat {
+    const void *x;
+    int64_t ld;
+    bool transposed;
+    enum sq_dtype type;
+};
+
+static inline struct sq_mat sq_mat(const float *x, int64_t ld, bool transposed)
+{
+    const struct sq_mat m = {x, ld, transposed, SQ_F32};
+    return m;
+}
+
 struct sq_ops {
     const char *name;            /* "ref", "cpu" */
     char isa[32];                /* instruction set and product library in force: "avx2 blis", recorded in provenance */
     enum sq_precision precision; /* of products between weights and activations */
 
-    /* C[M,N] = A' B' (+ C if add), A' = A [M,K] or, with ta, A stored [K,M]; B' = B [K,N] or, with tb, B
-     * stored [N,K]. lda, ldb, ldc: elements between stored rows. Operands are rounded to bf16 first when
+    /* C[M,N] = A B (+ C if add), A [M,K], B [K,N]; C's rows are ldc apart. Operands are rounded to bf16 first when
      * round_bf16; products are summed in f32 (the reference: in double). Any size may be 0. */
-    void (*gemm)(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16);
+    void (*gemm)(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                 bool round_bf16);
 
     /* y[t,:] = gain * x[t,:] / rms, rms = sqrt(mean x^2 + eps); rrms[t] = 1 / rms is kept for the gradient.
      * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y == x allowed. */

@@ -30,7 +30,7 @@ struct sq_params {
     struct sq_param *alpha[SQ_PLACES];
     int64_t rank;
     /* private: the allocations behind the arrays, and workspace of the fold */
-    float *values, *moments, *scales, *partial;
+    float *values, *moments, *scales, *partial, *strip;
     double *sums;
     int64_t rows_max, cols_max;
 };
@@ -63,7 +63,7 @@ int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct
                      const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 
 /* to: the layer with everything absorbed (METHOD 7), and, with a scheme, every linear weight on its grid at the
- * scheme's rate. p may be empty; to == w allowed. One fold per params at a time: they hold its workspace. */
+ * scheme's rate. p may be empty ({0} only where `to` is f32); to == w allowed in f32. One fold per params at a time: they hold its workspace. */
 void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *s,
              const struct sq_ops *ops);
 /* Gradients of all parameters (overwritten) from those of the folded layer, which come linear by linear in any

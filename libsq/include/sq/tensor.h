@@ -57,6 +57,8 @@ float sq_f16_to_f32(uint16_t h);
 uint16_t sq_f32_to_f16(float f);
 float sq_bf16_to_f32(uint16_t h);
 uint16_t sq_f32_to_bf16(float f);
+void sq_bf16_widen(float *out, const uint16_t *x, int64_t n);
+void sq_bf16_narrow(uint16_t *out, const float *x, int64_t n); /* a NaN stays one */
 
 SQ_END_DECLS
 #endif

@@ -32,7 +32,8 @@ int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const s
                    int64_t layers, int64_t batch, int64_t tokens) SQ_MUSTUSE;
 void sq_trainer_free(struct sq_trainer **t);
 /* what sq_trainer_new allocates */
-int64_t sq_trainer_bytes(const struct sq_config *cfg, int64_t layers, int64_t batch, int64_t tokens);
+int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers, int64_t batch,
+                         int64_t tokens);
 
 /* One layer of a window: original weights and learnable parameters (NULL: plain rounding). Borrowed. */
 struct sq_member {

@@ -30,6 +30,8 @@ struct sq_vec {
      * vectors of k elements, rounded to bf16 if asked; the last panel is filled with zeros. vs or ks is 1. */
     void (*pack)(float *dst, int64_t w, const float *src, int64_t vs, int64_t ks, int64_t n, int64_t k, bool round);
 
+    void (*widen)(float *out, const uint16_t *x, int64_t n); /* bf16 to f32 */
+
     /* As in sq/op.h, on the rows or elements given. */
     void (*rmsnorm)(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
                     int64_t rows, int64_t n);
@@ -77,8 +79,8 @@ int sq_tile_blis(struct sq_tile *out) SQ_MUSTUSE;
 int sq_onednn_open(const char **unit) SQ_MUSTUSE;
 /* As gemm with operands rounded to bf16, or, for tests, not. SQ_E_UNSUP, with C as it was, when the library
  * refuses. The caller holds the workspace's lock. */
-int sq_gemm_onednn(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                   int64_t m, int64_t n, int64_t k, bool add, bool bf16) SQ_MUSTUSE;
+int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                   bool bf16) SQ_MUSTUSE;
 
 /* ---- what is in force; set once by sq_cpu_init, changed by tests only ---- */
 
@@ -110,8 +112,8 @@ int sq_cpu_threads(void);            /* omp_get_max_threads(), at most what the 
 
 /* ---- operations ---- */
 
-void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16);
+void sq_gemm_cpu(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                 bool round_bf16);
 void sq_attention_cpu(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                       int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
 void sq_attention_grad_cpu(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,

@@ -7,10 +7,11 @@
  * Tile sizes depend on the shape only. Threads meet twice a block: on a busy machine a meeting is what costs. */
 #include "cpu.h"
 
+#include <omp.h>
 #include <string.h>
 
 struct side {
-    const float *x;
+    struct sq_mat mat;
     int64_t vs, ks, n, w; /* vectors vs apart, their elements ks apart, how many; panels of w */
     float *panels;
 };
@@ -54,14 +55,30 @@ static float *panels(const struct side *s, int64_t n, int64_t p)
     return s->panels + ceil_div(n, s->w) * s->w * p;
 }
 
+/* n vectors of k elements into panels; bf16 goes through f32 in this thread's workspace. */
+static void pack_piece(float *panel, const struct side *s, int64_t from, int64_t p, int64_t n, int64_t k, bool round)
+{
+    const int64_t at = from * s->vs + p * s->ks;
+    if (s->mat.type == SQ_F32) {
+        sq_vec->pack(panel, s->w, (const float *)s->mat.x + at, s->vs, s->ks, n, k, round);
+        return;
+    }
+    const uint16_t *x = (const uint16_t *)s->mat.x + at;
+    float *wide = sq_space_private(omp_get_thread_num());
+    const bool across = s->ks == 1;
+    const int64_t lines = across ? n : k, length = across ? k : n, stride = across ? s->vs : s->ks;
+    for (int64_t i = 0; i < lines; i++)
+        sq_vec->widen(wide + i * length, x + i * stride, length);
+    sq_vec->pack(panel, s->w, wide, across ? k : 1, across ? 1 : n, n, k, false);
+}
+
 static void pack_side(const struct side *s, int64_t from, int64_t n, const struct block *b, bool round)
 {
     const int64_t group = SQ_MAX(96 / s->w, 1) * s->w, groups = ceil_div(n, group);
 #pragma omp for schedule(static) nowait
     for (int64_t t = 0; t < groups * ceil_div(b->k, b->kc); t++) {
         const int64_t i = t % groups * group, p = t / groups * b->kc, k = SQ_MIN(b->kc, b->k - p);
-        sq_vec->pack(panels(s, n, p) + i * k, s->w, s->x + (from + i) * s->vs + (b->p0 + p) * s->ks, s->vs, s->ks,
-                     SQ_MIN(group, n - i), k, round);
+        pack_piece(panels(s, n, p) + i * k, s, from + i, b->p0 + p, SQ_MIN(group, n - i), k, round);
     }
 }
 
@@ -121,11 +138,10 @@ static void multiply(float *c, int64_t ldc, const struct side *rows, const struc
 }
 
 /* Rounded operands in the processor's own unit; a refusal is said once. */
-static bool by_unit(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                    int64_t m, int64_t n, int64_t k, bool add)
+static bool by_unit(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add)
 {
     static bool said;
-    if (sq_gemm_onednn(c, ldc, a, lda, ta, b, ldb, tb, m, n, k, add, true) == 0)
+    if (sq_gemm_onednn(c, ldc, a, b, m, n, k, add, true) == 0)
         return true;
     if (!said)
         sq_log(SQ_WARNING, "%s: such products are made in f32", sq_errmsg());
@@ -133,8 +149,13 @@ static bool by_unit(float *c, int64_t ldc, const float *a, int64_t lda, bool ta,
     return false;
 }
 
-void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16)
+static struct side side_of(const struct sq_mat *m, bool along, int64_t n, int64_t w, int which)
+{
+    return (struct side){*m, along ? 1 : m->ld, along ? m->ld : 1, n, w, sq_space_panels(which)};
+}
+
+void sq_gemm_cpu(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                 bool round_bf16)
 {
     if (m <= 0 || n <= 0)
         return;
@@ -144,12 +165,12 @@ void sq_gemm_cpu(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, co
         return;
     }
     sq_space_lock();
-    if (round_bf16 && sq_bf16_unit && by_unit(c, ldc, a, lda, ta, b, ldb, tb, m, n, k, add)) {
+    if (round_bf16 && sq_bf16_unit && by_unit(c, ldc, a, b, m, n, k, add)) {
         sq_space_unlock();
         return;
     }
-    const struct side rows = {a, ta ? 1 : lda, ta ? lda : 1, m, sq_tile.wr, sq_space_panels(0)};
-    const struct side cols = {b, tb ? ldb : 1, tb ? 1 : ldb, n, sq_tile.wc, sq_space_panels(1)};
+    const struct side rows = side_of(&a, a.transposed, m, sq_tile.wr, 0);
+    const struct side cols = side_of(&b, !b.transposed, n, sq_tile.wc, 1);
     const bool large = (double)m * (double)n * (double)k > 4e6; /* 100 us: less does not pay for waking threads */
 #pragma omp parallel num_threads(large ? sq_cpu_threads() : 1)
     multiply(c, ldc, &rows, &cols, k, add, round_bf16);

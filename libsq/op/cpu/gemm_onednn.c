@@ -21,7 +21,7 @@
 enum { LONGEST = 8192, PLANS = 256 };
 
 struct key {
-    int64_t m, n, k, lda, ldb, ldc, ta, tb, bf16;
+    int64_t m, n, k, lda, ldb, ldc, ta, tb, a16, b16, bf16;
 };
 
 struct plan {
@@ -129,8 +129,8 @@ static bool make_layouts(struct plan *p, int z)
     bool ok = true;
     for (int i = 0; i < 2 && ok; i++) {
         const int64_t mt = extent(k->m, p->mt, i), nt = extent(k->n, p->nt, i);
-        ok = plain(&p->from_a[i][z], mt, kt, k->ta ? 1 : k->lda, k->ta ? k->lda : 1, dnnl_f32) &&
-             plain(&p->from_b[i][z], kt, nt, k->tb ? 1 : k->ldb, k->tb ? k->ldb : 1, dnnl_f32) &&
+        ok = plain(&p->from_a[i][z], mt, kt, k->ta ? 1 : k->lda, k->ta ? k->lda : 1, k->a16 ? dnnl_bf16 : dnnl_f32) &&
+             plain(&p->from_b[i][z], kt, nt, k->tb ? 1 : k->ldb, k->tb ? k->ldb : 1, k->b16 ? dnnl_bf16 : dnnl_f32) &&
              any_layout(&p->a[i][z], mt, kt, type) && any_layout(&p->b[i][z], kt, nt, type);
     }
     ok = ok && make_product(p, 0, 0, z, 0, true) && make_product(p, 1, 0, z, 0, true) &&
@@ -247,9 +247,15 @@ static bool execute(dnnl_primitive_t primitive, dnnl_stream_t stream, const stru
 
 struct call {
     float *c;
-    const float *a, *b;
+    struct sq_mat a, b;
     bool add;
 };
+
+static const void *element(const struct sq_mat *m, int64_t row, int64_t col)
+{
+    const int64_t at = m->transposed ? col * m->ld + row : row * m->ld + col;
+    return (const char *)m->x + (size_t)at * sq_dtype_size(m->type);
+}
 
 static char *packed(int which, int64_t tile, size_t bytes)
 {
@@ -263,14 +269,14 @@ static bool pack_tile(const struct plan *p, dnnl_stream_t stream, const struct c
     const int64_t mtiles = ceil_div(k->m, p->mt), ntiles = ceil_div(k->n, p->nt);
     const int z = k0 + p->kt >= k->k, last = t < mtiles ? t == mtiles - 1 : t == mtiles + ntiles - 1;
     if (t < mtiles) {
-        const float *from = v->a + (k->ta ? k0 * k->lda + t * p->mt : t * p->mt * k->lda + k0);
+        const void *from = element(&v->a, t * p->mt, k0);
         return execute(p->pack_a[last][z], stream, p,
                        (struct argument[]){{DNNL_ARG_FROM, &p->from_a[last][z], (void *)(uintptr_t)from},
                                            {DNNL_ARG_TO, &p->a[last][z], packed(0, t, p->a_bytes)},
                                            {0, NULL, NULL}});
     }
     const int64_t j = t - mtiles;
-    const float *from = v->b + (k->tb ? j * p->nt * k->ldb + k0 : k0 * k->ldb + j * p->nt);
+    const void *from = element(&v->b, k0, j * p->nt);
     return execute(p->pack_b[last][z], stream, p,
                    (struct argument[]){{DNNL_ARG_FROM, &p->from_b[last][z], (void *)(uintptr_t)from},
                                        {DNNL_ARG_TO, &p->b[last][z], packed(1, j, p->b_bytes)},
@@ -325,16 +331,19 @@ int sq_onednn_open(const char **unit)
     return 0;
 }
 
-int sq_gemm_onednn(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                   int64_t m, int64_t n, int64_t k, bool add, bool bf16)
+int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                   bool bf16)
 {
     /* First all plans, so that C is untouched when there is none. */
     for (int pass = 0; pass < 2; pass++)
         for (int64_t i = 0; i < m; i += LONGEST)
             for (int64_t j = 0; j < n; j += LONGEST) {
-                const struct key key = {SQ_MIN(LONGEST, m - i), SQ_MIN(LONGEST, n - j), k, lda, ldb, ldc, ta, tb, bf16};
+                const struct key key = {SQ_MIN(LONGEST, m - i), SQ_MIN(LONGEST, n - j), k, a.ld, b.ld, ldc, a.transposed,
+                                        b.transposed, a.type == SQ_BF16, b.type == SQ_BF16, bf16};
                 const struct plan *p = plan_of(&key);
-                const struct call v = {c + i * ldc + j, a + (ta ? i : i * lda), b + (tb ? j * ldb : j), add};
+                struct call v = {c + i * ldc + j, a, b, add};
+                v.a.x = element(&a, i, 0);
+                v.b.x = element(&b, 0, j);
                 if (!p)
                     return sq_fail(SQ_E_UNSUP, "onednn has no product of %" PRId64 " x %" PRId64 " x %" PRId64, m, n, k);
                 if (pass == 1)
@@ -349,11 +358,10 @@ int sq_onednn_open(const char **unit)
     return sq_fail(SQ_E_UNSUP, "this program was built without onednn 2");
 }
 
-int sq_gemm_onednn(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                   int64_t m, int64_t n, int64_t k, bool add, bool bf16)
+int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                   bool bf16)
 {
-    (void)c, (void)ldc, (void)a, (void)lda, (void)ta, (void)b, (void)ldb, (void)tb, (void)m, (void)n, (void)k;
-    (void)add, (void)bf16;
+    (void)c, (void)ldc, (void)a, (void)b, (void)m, (void)n, (void)k, (void)add, (void)bf16;
     return sq_fail(SQ_E_UNSUP, "this program was built without onednn 2");
 }
 #endif

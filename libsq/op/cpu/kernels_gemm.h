@@ -152,3 +152,11 @@ static void pack(float *dst, int64_t w, const float *src, int64_t vs, int64_t ks
     }
 #undef PACK_CASE
 }
+
+static void widen(float *out, const uint16_t *x, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        const uint32_t bits = (uint32_t)x[i] << 16;
+        memcpy(&out[i], &bits, sizeof bits);
+    }
+}

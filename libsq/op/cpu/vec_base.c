@@ -8,6 +8,7 @@ const struct sq_vec sq_vec_base = {
     .name = "base",
     .tile = {.name = "own", .wr = TILE_ROWS, .wc = TILE_VECS * LANES, .kc = 256, .mul = tile_mul},
     .pack = pack,
+    .widen = widen,
     .rmsnorm = rmsnorm,
     .rmsnorm_dx = rmsnorm_dx,
     .column_sums = column_sums,

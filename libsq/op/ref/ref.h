@@ -5,10 +5,10 @@
 #ifndef SQ_OP_REF_H
 #define SQ_OP_REF_H
 
-#include "sq/base.h"
+#include "sq/op.h"
 
-void sq_gemm_ref(float *c, int64_t ldc, const float *a, int64_t lda, bool ta, const float *b, int64_t ldb, bool tb,
-                 int64_t m, int64_t n, int64_t k, bool add, bool round_bf16);
+void sq_gemm_ref(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                 bool round_bf16);
 void sq_rmsnorm_ref(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
                     int64_t rows, int64_t n);
 void sq_rmsnorm_grad_ref(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy,

@@ -15,11 +15,12 @@ def log(level, text, data):
 
 
 class Model:
-    def __init__(self, path, length, threads=1):
+    def __init__(self, path, length, threads=1, repack=True):
         llama_cpp.llama_log_set(log, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
         mp = llama_cpp.llama_model_default_params()
         mp.n_gpu_layers = 0
+        mp.use_extra_bufts = repack  # repacked weights do not go through a BLAS
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), mp)
         if not self.model:
             raise RuntimeError(f"{path}: llama.cpp does not load it")
