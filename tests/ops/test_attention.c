@@ -73,6 +73,13 @@ static void little_workspace(void **state)
     check_attention((int64_t[]){2, 300, 2, 1, 24}, 1);
     check_attention((int64_t[]){1, 80, 2, 2, 150}, 1);
     sq_private = SQ_PRIVATE;
+    for (int64_t ranges = 0; ranges < 4; ranges++) { /* partial sums of no pair, of one, and of two of five at a time */
+        sq_partials = 300 * 24 * ranges;
+        check_attention((int64_t[]){5, 300, 2, 1, 24}, 1);
+    }
+    sq_partials = 300 * 24 * 3 * 2;
+    check_attention((int64_t[]){5, 300, 2, 1, 24}, 1);
+    sq_partials = SQ_PANELS;
 }
 
 /* Scores of several hundred: nothing overflows, the largest wins. */

@@ -5,9 +5,10 @@
  *   backward  S' = K Q', R' = V dO', P' = exp(S' - lse), dS' = P' (R' - rowsum(dO O)),
  *             dV += P' dO, dK += dS' Q, dQ += dS K
  *
- * Tiles above the diagonal are skipped. A thread takes a sample and a kv head with all its query heads (backward), or
- * a chunk of its queries (forward): so every output has one writer, and dk, dv are summed over the query heads and
- * query blocks in their order. Packed keys and values are kept for as many blocks as the workspace holds. */
+ * Tiles above the diagonal are skipped. A thread takes a sample, a kv head with all its query heads, and a range of
+ * their queries. So every output of the forward, and dq, has one writer; dk and dv have one for each range, and the
+ * ranges, which depend on the shape only, are added in order. Packed keys and values are kept for as many blocks as the
+ * workspace holds. */
 #include "cpu.h"
 
 #include <math.h>
@@ -15,7 +16,7 @@
 #include <string.h>
 
 /* 96 is whole panels of 6, 12, 16 and 32; 64 to 192 are equally fast. */
-enum { EDGE = 96, CHUNK_BLOCKS = 4 };
+enum { EDGE = 96, CHUNK_BLOCKS = 4, TASKS = 16, RANGES_MAX = 8 };
 
 /* One call, and the block sizes that follow from its shape. */
 struct att {
@@ -211,7 +212,13 @@ void sq_attention_cpu(float *out, float *lse, const float *q, const float *k, co
 
 /* ---- backward ---- */
 
-static void query_block_grad(float *dq, float *dk, float *dv, const struct att *a, const struct room *r,
+/* Gradients of the keys and values of a (sample, kv head); rows ld apart. */
+struct target {
+    float *dk, *dv;
+    int64_t ld;
+};
+
+static void query_block_grad(float *dq, const struct target *to, const struct att *a, const struct room *r,
                              int64_t sample, int64_t h, int64_t i0, int64_t *ready)
 {
     const int64_t g = h / (a->heads / a->kv), m = SQ_MIN(a->qb, a->tokens - i0), dim = a->dim;
@@ -230,11 +237,61 @@ static void query_block_grad(float *dq, float *dk, float *dv, const struct att *
         product(r->ds, a->ld, key.vrow, r->docol, n, m, dim, false, SCORES, d);
         sq_vec->soften(r->s, r->ds, a->ld, n, m, d, a->scale, r->lse, r->delta);
         pack_rows(r->pack, r->s, a->ld, 1, n, m);
-        product(dv + atk + j0 * a->ldk, a->ldk, r->pack, r->docolT, n, dim, m, true, FROM, d);
+        product(to->dv + j0 * to->ld, to->ld, r->pack, r->docolT, n, dim, m, true, FROM, d);
         pack_rows(r->pack, r->ds, a->ld, 1, n, m);
-        product(dk + atk + j0 * a->ldk, a->ldk, r->pack, r->qcolT, n, dim, m, true, FROM, d);
+        product(to->dk + j0 * to->ld, to->ld, r->pack, r->qcolT, n, dim, m, true, FROM, d);
         pack_rows(r->pack, r->ds, 1, a->ld, m, n);
         product(dq + at, a->ldq, r->pack, key.vcol, m, dim, n, j0 > 0, UPTO, d);
+    }
+}
+
+/* How queries are cut: range n takes the queries from cut[n] to cut[n + 1], which see the keys up to there. All but the
+ * last leave dk, dv in the panels, [pairs of a group][ranges - 1][tokens, dim]. */
+struct ranges {
+    int64_t n, pairs; /* pairs of a sample and a kv head that are worked on together */
+    int64_t cut[RANGES_MAX + 1];
+};
+
+static struct ranges cut_queries(const struct att *a)
+{
+    const int64_t pairs = a->batch * a->kv, blocks = (a->tokens + a->qb - 1) / a->qb, size = a->tokens * a->dim;
+    struct ranges c = {.n = SQ_MIN(SQ_MIN((TASKS + pairs - 1) / pairs, RANGES_MAX), blocks)};
+    c.n = SQ_MAX(SQ_MIN(c.n, 1 + sq_partials / size), 1);
+    c.pairs = c.n == 1 ? pairs : sq_partials / (size * (c.n - 1));
+    for (int64_t i = 0; i < c.n; i++) /* equal shares of the triangle */
+        c.cut[i] = (int64_t)((double)blocks * sqrt((double)i / (double)c.n)) * a->qb;
+    c.cut[c.n] = a->tokens;
+    return c;
+}
+
+/* Where range n of a pair, the i-th of its group, leaves dk and dv; zeroed. */
+static struct target clear_target(float *dk, float *dv, const struct att *a, const struct ranges *c, int64_t pair,
+                                  int64_t i, int64_t n)
+{
+    const int64_t at = pair / a->kv * a->tokens * a->ldk + pair % a->kv * a->dim;
+    struct target to = {dk + at, dv + at, a->ldk};
+    if (n < c->n - 1) {
+        const int64_t slot = (i * (c->n - 1) + n) * a->tokens * a->dim;
+        to = (struct target){sq_space_panels(0) + slot, sq_space_panels(1) + slot, a->dim};
+    }
+    for (int64_t t = 0; t < c->cut[n + 1]; t++) {
+        memset(to.dk + t * to.ld, 0, (size_t)a->dim * sizeof *dk);
+        memset(to.dv + t * to.ld, 0, (size_t)a->dim * sizeof *dv);
+    }
+    return to;
+}
+
+/* One token of a pair: what the earlier ranges found, in their order. */
+static void add_ranges(float *dk, float *dv, const struct att *a, const struct ranges *c, int64_t pair, int64_t i,
+                       int64_t token)
+{
+    const int64_t at = (pair / a->kv * a->tokens + token) * a->ldk + pair % a->kv * a->dim;
+    for (int64_t n = 0; n < c->n - 1; n++) {
+        const int64_t slot = ((i * (c->n - 1) + n) * a->tokens + token) * a->dim;
+        if (token >= c->cut[n + 1])
+            continue;
+        sq_vec->add(dk + at, sq_space_panels(0) + slot, a->dim);
+        sq_vec->add(dv + at, sq_space_panels(1) + slot, a->dim);
     }
 }
 
@@ -251,22 +308,26 @@ void sq_attention_grad_cpu(float *dq, float *dk, float *dv, const float *dout, c
     a.out = out;
     a.dout = dout;
     a.lse = lse;
+    const struct ranges c = cut_queries(&a);
     const bool large = (double)(batch * heads * dim) * (double)tokens * (double)tokens > 4e6;
     sq_space_lock();
 #pragma omp parallel firstprivate(a) num_threads(large ? sq_cpu_threads() : 1)
     {
         const struct room r = enter(&a);
+        for (int64_t first = 0; first < batch * kv; first += c.pairs) {
+            const int64_t pairs = SQ_MIN(c.pairs, batch * kv - first), group = heads / kv;
 #pragma omp for schedule(dynamic)
-        for (int64_t pair = 0; pair < batch * kv; pair++) {
-            const int64_t sample = pair / kv, g = pair % kv, group = heads / kv;
-            int64_t ready = 0;
-            for (int64_t t = sample * tokens; t < (sample + 1) * tokens; t++) {
-                memset(dk + t * a.ldk + g * dim, 0, (size_t)dim * sizeof *dk);
-                memset(dv + t * a.ldk + g * dim, 0, (size_t)dim * sizeof *dv);
+            for (int64_t t = 0; t < pairs * c.n; t++) { /* the last range has the most keys to pack */
+                const int64_t n = c.n - 1 - t / pairs, i = t % pairs, pair = first + i;
+                const struct target to = clear_target(dk, dv, &a, &c, pair, i, n);
+                int64_t ready = 0;
+                for (int64_t j = c.cut[n]; j < c.cut[n + 1]; j += a.qb)
+                    for (int64_t h = 0; h < group; h++)
+                        query_block_grad(dq, &to, &a, &r, pair / kv, pair % kv * group + h, j, &ready);
             }
-            for (int64_t i = 0; i < tokens; i += a.qb)
-                for (int64_t h = 0; h < group; h++)
-                    query_block_grad(dq, dk, dv, &a, &r, sample, g * group + h, i, &ready);
+#pragma omp for schedule(static)
+            for (int64_t t = 0; t < pairs * tokens; t++)
+                add_ranges(dk, dv, &a, &c, first + t / tokens, t / tokens, t % tokens);
         }
     }
     sq_space_unlock();

@@ -101,6 +101,7 @@ void sq_cpu_fill(struct sq_ops *ops);
 #define SQ_PANELS ((int64_t)4 << 20)  /* floats for the packed panels of either operand */
 #define SQ_PRIVATE ((int64_t)4 << 20) /* floats for each thread */
 extern int64_t sq_private;            /* how much of that is used: all, but in tests */
+extern int64_t sq_partials;           /* of the panels, by attention: likewise */
 
 int sq_space_open(void) SQ_MUSTUSE;
 /* One operation at a time may use the workspace; several threads of the program may ask for it. */

@@ -8,7 +8,7 @@
 #include <string.h>
 #include <sys/mman.h>
 
-int64_t sq_private = SQ_PRIVATE;
+int64_t sq_private = SQ_PRIVATE, sq_partials = SQ_PANELS;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static float *space;
