@@ -1,6 +1,8 @@
-/* ceiling HIDDEN HEADS KV FFN ROWS LAYERS REPEATS bf16|f32 - the matrix products of one training step of sq-window, and
- * nothing else: seconds of each repetition as a JSON array. Forward, and backward but for the gradient of the first
- * layer's input. The reference is what the product layer reaches on them (make bench compares it with the bare library). */
+/* ceiling HIDDEN HEADS KV FFN BATCH TOKENS LAYERS REPEATS bf16|f32 - the matrix products of one training step of
+ * sq-window, and nothing else: seconds of each repetition, of the linears and of attention, as two JSON arrays.
+ * Linears: forward, and backward but for the gradient of the first layer's input. Attention: the two products of the
+ * forward and the five of the backward, of each head alone, on half the queries, which is what causality leaves.
+ * The reference is what the product layer reaches on them (ops compares it with the bare library). */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -16,8 +18,8 @@ struct linear {
 struct bench {
     const struct sq_ops *ops;
     struct linear linear[7];
-    float *x, *y; /* [rows, widest] */
-    int64_t rows;
+    float *x, *y; /* [rows, widest], room for the scores of a head */
+    int64_t rows, heads, dim, batch, tokens;
     bool bf16;
 };
 
@@ -40,8 +42,9 @@ static int prepare(struct bench *b, int64_t hidden, int64_t kv, int64_t ffn)
         SQ_TRY(fill(&b->linear[i].w, shape[i][0] * shape[i][1], 1));
         SQ_TRY(fill(&b->linear[i].dw, shape[i][0] * shape[i][1], 2));
     }
-    SQ_TRY(fill(&b->x, b->rows * SQ_MAX(hidden, ffn), 3));
-    SQ_TRY(fill(&b->y, b->rows * SQ_MAX(hidden, ffn), 4));
+    const int64_t room = SQ_MAX(b->rows * SQ_MAX(hidden, ffn), b->tokens * b->tokens / 2);
+    SQ_TRY(fill(&b->x, room, 3));
+    SQ_TRY(fill(&b->y, room, 4));
 out:
     return rc;
 }
@@ -65,26 +68,52 @@ static void step(const struct bench *b, int64_t layers)
         }
 }
 
-int main(int argc, char **argv)
+/* attention's products are f32: no operand is rounded */
+static void attend(const struct bench *b, int64_t layers)
 {
-    struct bench b = {.bf16 = argc > 8 && strcmp(argv[8], "bf16") == 0};
-    int rc = 0;
-    if (argc != 9)
-        SQ_TRY(sq_fail(SQ_E_ARG, "usage: ceiling HIDDEN HEADS KV FFN ROWS LAYERS REPEATS bf16|f32"));
-    const int64_t hidden = atoll(argv[1]), heads = atoll(argv[2]), kv = atoll(argv[3]), layers = atoll(argv[6]);
-    b.rows = atoll(argv[5]);
-    if (hidden < 1 || heads < 1 || b.rows < 1 || layers < 1)
-        SQ_TRY(sq_fail(SQ_E_ARG, "sizes must be positive"));
-    SQ_TRY(sq_ops_get(&b.ops, SQ_BACKEND_CPU, b.bf16 ? SQ_BF16_PRODUCTS : SQ_F32_PRODUCTS));
-    SQ_TRY(prepare(&b, hidden, hidden / heads * kv, atoll(argv[4])));
-    step(&b, 1);
-    printf("[");
-    for (int64_t i = 0; i < atoll(argv[7]); i++) {
+    const int64_t T = b->tokens, half = SQ_MAX(T / 2, 1), D = b->dim;
+    for (int64_t i = 0; i < layers * b->batch * b->heads * 7; i++) {
+        if (i % 7 < 3) /* S, S again, the gradient of P */
+            b->ops->gemm(b->y, T, sq_mat(b->x, D, false), sq_mat(b->x, D, true), half, T, D, false, false);
+        else /* O; the gradients of Q, K, V */
+            b->ops->gemm(b->x, D, sq_mat(b->y, T, false), sq_mat(b->linear[0].w, D, false), half, D, T, false, false);
+    }
+}
+
+static void repeat(const struct bench *b, const char *name, void (*what)(const struct bench *, int64_t), int64_t layers,
+                   int64_t times)
+{
+    what(b, 1);
+    printf("\"%s\": [", name);
+    for (int64_t i = 0; i < times; i++) {
         const double start = sq_now();
-        step(&b, layers);
+        what(b, layers);
         printf("%s%.6f", i ? ", " : "", sq_now() - start);
     }
-    printf("]\n");
+    printf("]");
+}
+
+int main(int argc, char **argv)
+{
+    struct bench b = {.bf16 = argc > 9 && strcmp(argv[9], "bf16") == 0};
+    int rc = 0;
+    if (argc != 10)
+        SQ_TRY(sq_fail(SQ_E_ARG, "usage: ceiling HIDDEN HEADS KV FFN BATCH TOKENS LAYERS REPEATS bf16|f32"));
+    const int64_t hidden = atoll(argv[1]), kv = atoll(argv[3]), layers = atoll(argv[7]), times = atoll(argv[8]);
+    b.heads = atoll(argv[2]);
+    b.batch = atoll(argv[5]);
+    b.tokens = atoll(argv[6]);
+    b.rows = b.batch * b.tokens;
+    if (hidden < 1 || b.heads < 1 || b.rows < 1 || layers < 1)
+        SQ_TRY(sq_fail(SQ_E_ARG, "sizes must be positive"));
+    b.dim = hidden / b.heads;
+    SQ_TRY(sq_ops_get(&b.ops, SQ_BACKEND_CPU, b.bf16 ? SQ_BF16_PRODUCTS : SQ_F32_PRODUCTS));
+    SQ_TRY(prepare(&b, hidden, b.dim * kv, atoll(argv[4])));
+    printf("{");
+    repeat(&b, "linears", step, layers, times);
+    printf(", ");
+    repeat(&b, "attention", attend, layers, times);
+    printf("}\n");
 out:
     if (rc < 0)
         fprintf(stderr, "ceiling: %s\n", sq_errmsg());

@@ -1,15 +1,16 @@
 #!/usr/bin/env python3
 """One training step of sq-window against its own matrix products and against PyTorch, side by side in one run.
 
-    bench/window.py [--shape smollm2|llama-7b|tiny] [--batch N] [--tokens N] [--scheme W2A16] [--threads N] [--repeats N]
+    bench/window.py [--shape smollm2|llama-7b|tiny] [--batch N] [--tokens N] [--layers N] [--scheme W2A16] [--rank N]
+                    [--threads N] [--repeats N] [--peers f32,bf16]
 
-sq: the median of the epochs of a window of one layer (--metrics). Ceiling: the products of that step alone, by the same
-product layer. PyTorch: the oracle (bench/oracle.py), forward, backward and AdamW, in f32 and under bf16 autocast, each in a
-process of its own, so that its memory is its own. The order alternates. Prints a row of Markdown; --json FILE appends an object."""
+sq: the median of the epochs of a window of `layers` layers (--metrics). Ceiling: the products of that step alone, by the
+same product layer. PyTorch: the oracle (bench/oracle.py), forward, backward and AdamW, in f32 and under bf16 autocast, each
+in a process of its own, so that its memory is its own. The order alternates. Prints a row of Markdown; --json FILE
+appends an object."""
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -22,32 +23,42 @@ SHAPES = {  # hidden, heads, kv, ffn
     "tiny": (256, 8, 4, 512),
     "smollm2": (576, 9, 3, 1536),
     "llama-7b": (4096, 32, 32, 11008),
+    "qwen2.5-7b": (3584, 28, 4, 18944),
+    "llama-70b": (8192, 64, 8, 28672),
 }
+HEAD = ("| window | linears' products alone | with attention's | PyTorch f32 | PyTorch bf16 | memory | PyTorch's | where the time goes |\n"
+        "| --- | --- | --- | --- | --- | --- | --- | --- |")
 
 
-def model_of(folder, shape):
-    hidden, heads, kv, ffn = SHAPES[shape]
-    subprocess.run([f"{BUILD}/gen/tiny_model", "--layers", "1", "--hidden", str(hidden), "--heads", str(heads), "--kv-heads",
-                    str(kv), "--ffn", str(ffn), "--vocab", "512", "--dtype", "bf16", folder], check=True)
+def prepare(work, o):
+    """a model of random weights in that shape, and calibration ids for two batches"""
+    hidden, heads, kv, ffn = SHAPES[o.shape]
+    subprocess.run([f"{BUILD}/gen/tiny_model", "--layers", str(o.layers), "--hidden", str(hidden), "--heads", str(heads), "--kv-heads",
+                    str(kv), "--ffn", str(ffn), "--vocab", "512", "--dtype", "bf16", f"{work}/model"], check=True)
+    with open(f"{work}/ids", "w") as f:
+        f.write(" ".join(str(i * 7 % 512) for i in range(o.tokens * (o.batch + 2) * 2)))
+    load = subprocess.Popen([f"{BUILD}/bin/sq-load", "-q", f"{work}/model"], stdout=subprocess.PIPE)
+    subprocess.run([f"{BUILD}/bin/sq-calib", "-q", "--ids", f"{work}/ids", "-n", str(o.batch), "-l", str(o.tokens), "--heldout", "0",
+                    "-o", f"{work}/calib.sq"], stdin=load.stdout, check=True)
+    load.wait()
 
 
 def sq_steps(work, o):
-    """seconds of each step, and the share of time in products"""
+    """seconds of each step, seconds of each kind of work, peak bytes"""
     metrics = f"{work}/metrics"
     if os.path.exists(metrics):
         os.unlink(metrics)
-    subprocess.run([f"{BUILD}/bin/sq-window", "-q", "-i", f"{work}/calib.sq", "-o", "/dev/null", "-s", o.scheme, "--schedule", "layer",
-                    "--gamma", "1", "--init", "minmax", "--epochs", str(o.steps + 1), "--batch", str(o.batch), "--threads", str(o.threads),
-                    "--metrics", metrics], check=True)
+    subprocess.run([f"{BUILD}/bin/sq-window", "-q", "-i", f"{work}/calib.sq", "-o", "/dev/null", "-s", o.scheme, "--schedule",
+                    f"0-{o.layers - 1}", "--gamma", "1", "--init", "minmax", "--epochs", str(o.steps + 1), "--batch", str(o.batch),
+                    "--rank", str(o.rank), "--threads", str(o.threads), "--metrics", metrics], check=True)
     lines = [json.loads(x) for x in open(metrics)]
     done = next(x for x in lines if x["event"] == "done")
     return [x["seconds"] for x in lines if x["event"] == "epoch"][1:], done["work"], done["peak_bytes"]
 
 
 def ceiling(o):
-    hidden, heads, kv, ffn = SHAPES[o.shape]
     env = dict(os.environ, OMP_NUM_THREADS=str(o.threads))
-    out = subprocess.run([f"{BUILD}/bench/ceiling", *map(str, (hidden, heads, kv, ffn, o.batch * o.tokens, 1, o.steps)), "bf16"],
+    out = subprocess.run([f"{BUILD}/bench/ceiling", *map(str, (*SHAPES[o.shape], o.batch, o.tokens, o.layers, o.steps)), "bf16"],
                          check=True, capture_output=True, text=True, env=env).stdout
     return json.loads(out)
 
@@ -55,8 +66,9 @@ def ceiling(o):
 def torch_steps(work, o, autocast):
     """in a child: seconds of each step, peak resident bytes"""
     out = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", work, "--shape", o.shape, "--batch", str(o.batch),
-                          "--tokens", str(o.tokens), "--scheme", o.scheme, "--threads", str(o.threads), "--steps", str(o.steps)]
-                         + (["--autocast"] if autocast else []), check=True, capture_output=True, text=True).stdout
+                          "--tokens", str(o.tokens), "--scheme", o.scheme, "--rank", str(o.rank), "--layers", str(o.layers),
+                          "--threads", str(o.threads), "--steps", str(o.steps)] + (["--autocast"] if autocast else []),
+                         check=True, capture_output=True, text=True).stdout
     return json.loads(out)
 
 
@@ -69,11 +81,10 @@ def child(o):
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     model = oracle.load_model(f"{o.child}/model")
-    w = model.layers[0]
-    bits = o.scheme[1:].split("A")
+    bits = o.scheme.split("g")[0][1:].split("A")
     qc = oracle.scheme(int(bits[0]), int(bits[1]))
-    params = oracle.init_params(w, model.cfg, qc, scaling=qc.abits < 16)
-    leaves = [t.requires_grad_() for t in params.values()]
+    params = [oracle.init_params(w, model.cfg, qc, scaling=qc.abits < 16) for w in model.layers]
+    leaves = [t.requires_grad_() for p in params for t in p.values()]
     state = [(torch.zeros_like(t), torch.zeros_like(t)) for t in leaves]
     rope = oracle.rope_table(model.cfg, o.tokens)
     x = torch.randn(o.batch, o.tokens, model.cfg.hidden)
@@ -81,9 +92,10 @@ def child(o):
     seconds = []
     for i in range(o.steps + 1):
         start = time.monotonic()
-        oracle.keep_alpha(params)
+        for p in params:
+            oracle.keep_alpha(p)
         with torch.autocast("cpu", torch.bfloat16, enabled=o.autocast):
-            loss = torch.nn.functional.mse_loss(oracle.run(x, [w], [params], model.cfg, rope, qc).float(), target)
+            loss = torch.nn.functional.mse_loss(oracle.run(x, model.layers, params, model.cfg, rope, qc).float(), target)
         grads = torch.autograd.grad(loss, leaves)
         with torch.no_grad():
             for t, g, s in zip(leaves, grads, state):
@@ -93,63 +105,74 @@ def child(o):
     print(json.dumps({"seconds": seconds[1:], "peak_bytes": peak}))
 
 
-def compare(o):
-    times = {"sq": [], "ceiling": [], "torch f32": [], "torch bf16": []}
+def measure(o):
+    """medians of seconds, shares of work, peaks of memory"""
+    peers = [f"torch {p}" for p in o.peers.split(",") if p]
+    names = ["sq", "ceiling", *peers]
+    times = {"sq": [], "linears": [], "attention": [], **{p: [] for p in peers}}
     peak, work_seconds = {}, {}
     with tempfile.TemporaryDirectory() as work:
-        model_of(f"{work}/model", o.shape)
-        ids = f"{work}/ids"
-        with open(ids, "w") as f:
-            f.write(" ".join(str(i * 7 % 512) for i in range(o.tokens * (o.batch + 2) * 2)))
-        load = subprocess.Popen([f"{BUILD}/bin/sq-load", f"{work}/model"], stdout=subprocess.PIPE)
-        subprocess.run([f"{BUILD}/bin/sq-calib", "--ids", ids, "-n", str(o.batch), "-l", str(o.tokens), "--heldout", "0", "-o",
-                        f"{work}/calib.sq"], stdin=load.stdout, check=True)
-        load.wait()
+        prepare(work, o)
         for r in range(o.repeats):
-            for name in list(times) if r % 2 == 0 else list(times)[::-1]:
+            for name in names if r % 2 == 0 else names[::-1]:
                 if name == "sq":
                     seconds, work_seconds, peak["sq"] = sq_steps(work, o)
                     times[name] += seconds
                 elif name == "ceiling":
-                    times[name] += ceiling(o)
-                elif o.torch:
+                    for k, v in ceiling(o).items():
+                        times[k] += v
+                else:
                     got = torch_steps(work, o, name.endswith("bf16"))
                     times[name] += got["seconds"]
                     peak[name] = got["peak_bytes"]
-    median = {k: statistics.median(v) for k, v in times.items() if v}
-    result = {"shape": o.shape, "scheme": o.scheme, "batch": o.batch, "tokens": o.tokens, "threads": o.threads,
-              "machine": platform.processor() or platform.machine(), "seconds": median, "work": work_seconds, "peak_bytes": peak}
-    if o.json:
-        with open(o.json, "a") as f:
-            f.write(json.dumps(result) + "\n")
-    total = sum(work_seconds.values())
-    print(f"| {o.shape} {o.scheme} {o.batch}×{o.tokens} | {median['ceiling'] / median['sq']:.0%} | "
-          + " | ".join(f"{median[k] / median['sq']:.2f} ×" if k in median else "-" for k in ("torch f32", "torch bf16")) + " | "
-          + " | ".join(f"{peak[k] / 1e6:.0f} MB" if k in peak else "-" for k in ("sq", "torch bf16")) + " | "
-          + ", ".join(f"{k} {v / total:.0%}" for k, v in sorted(work_seconds.items(), key=lambda kv: -kv[1]) if v / total > 0.005) + " |")
+    return {"bench": "window", "shape": o.shape, "scheme": o.scheme, "batch": o.batch, "tokens": o.tokens, "layers": o.layers,
+            "rank": o.rank, "threads": o.threads, "rounds": o.repeats, "seconds": {k: statistics.median(v) for k, v in times.items()},
+            "work": work_seconds, "peak_bytes": peak}
 
 
-def main():
+def row(m):
+    s, peak, total = m["seconds"], m["peak_bytes"], sum(m["work"].values())
+    torch_peak = [v for k, v in peak.items() if k != "sq"]
+    many = f", {m['layers']} layers" if m["layers"] > 1 else ""
+    return (f"| {m['shape']} {m['scheme']} {m['batch']}×{m['tokens']}{many} | {s['linears'] / s['sq']:.0%} | "
+            f"{(s['linears'] + s['attention']) / s['sq']:.0%} | "
+            + " | ".join(f"{s[k] / s['sq']:.2f} ×" if k in s else "-" for k in ("torch f32", "torch bf16"))
+            + f" | {peak['sq'] / 1e6:.0f} MB | " + (f"{min(torch_peak) / 1e6:.0f} MB" if torch_peak else "-") + " | "
+            + ", ".join(f"{k} {v / total:.0%}" for k, v in sorted(m["work"].items(), key=lambda kv: -kv[1]) if v / total > 0.005) + " |")
+
+
+def options(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--shape", choices=SHAPES, default="smollm2")
     p.add_argument("--scheme", default="W2A16")
     p.add_argument("--batch", type=int, default=3)
     p.add_argument("--tokens", type=int, default=2048)
+    p.add_argument("--layers", type=int, default=1)
+    p.add_argument("--rank", type=int, default=4)
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--repeats", type=int, default=5, help="rounds; the order alternates")
     p.add_argument("--steps", type=int, default=2, help="steps measured in a round, after one that warms up")
+    p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
     p.add_argument("--json")
-    p.add_argument("--no-torch", dest="torch", action="store_false")
     p.add_argument("--header", action="store_true", help="print the head of the table first")
     p.add_argument("--child", help=argparse.SUPPRESS)
     p.add_argument("--autocast", action="store_true", help=argparse.SUPPRESS)
-    o = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main():
+    o = options()
     if o.child:
         return child(o)
     if o.header:
-        print("| window | of its products' rate | against PyTorch f32 | PyTorch bf16 | memory | PyTorch's | where the time goes |\n"
-              "| --- | --- | --- | --- | --- | --- | --- |")
-    return compare(o)
+        print(HEAD, flush=True)
+    m = measure(o)
+    if o.json:
+        with open(o.json, "a") as f:
+            f.write(json.dumps(m) + "\n")
+    print(row(m))
+    return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -47,6 +47,10 @@ class Model:
 
     def logits(self, ids):
         """[len(ids), vocabulary]"""
+        return self.decode(ids).astype(np.float64)
+
+    def decode(self, ids):
+        """the same in float32, in llama.cpp's memory, until the next call"""
         n = len(ids)
         llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.ctx), True)
         batch = llama_cpp.llama_batch_init(n, 0, 1)
@@ -58,7 +62,7 @@ class Model:
         llama_cpp.llama_batch_free(batch)
         if rc != 0:
             raise RuntimeError("llama_decode failed")
-        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.ctx), shape=(n, self.n_vocab)).astype(np.float64)
+        return np.ctypeslib.as_array(llama_cpp.llama_get_logits(self.ctx), shape=(n, self.n_vocab))
 
 
 def nll(logits, ids):
