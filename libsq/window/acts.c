@@ -2,6 +2,7 @@
 
 #include <string.h>
 
+#include "scratch.h"
 #include "sq/json.h"
 #include "sq/layer.h"
 
@@ -10,8 +11,13 @@ enum { PIECE = 16 << 20 }; /* bytes of the embedding held at a time */
 void acts_release(struct acts *a)
 {
     sq_free(a->ids);
-    sq_free(a->xf);
-    sq_free(a->xq);
+    for (int i = 0; i < 2; i++) {
+        float *x = i ? a->xq : a->xf;
+        if (a->spill)
+            scratch_unmap(x, acts_floats(a));
+        else
+            sq_free(x);
+    }
     *a = (struct acts){0};
 }
 
@@ -22,9 +28,10 @@ int64_t acts_floats(const struct acts *a)
 
 int acts_alloc(struct acts *a)
 {
-    int rc = sq_alloc(&a->xf, acts_floats(a));
+    const int64_t n = acts_floats(a);
+    int rc = a->spill ? scratch_map(&a->xf, n, a->spill) : sq_alloc(&a->xf, n);
     if (rc == 0)
-        rc = sq_alloc(&a->xq, acts_floats(a));
+        rc = a->spill ? scratch_map(&a->xq, n, a->spill) : sq_alloc(&a->xq, n);
     return rc < 0 ? sq_fail_in(rc, "activations of %" PRId64 " samples of %" PRId64 " tokens", a->samples,
                                a->tokens)
                   : 0;

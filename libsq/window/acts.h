@@ -10,6 +10,7 @@ struct acts {
     int32_t *ids;   /* [samples, tokens] */
     float *xf, *xq; /* [samples, tokens, hidden], NULL before acts_alloc */
     bool embedded;
+    const char *spill; /* folder whose disk holds xf and xq; NULL: memory */
 };
 
 void acts_release(struct acts *a);

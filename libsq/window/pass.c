@@ -40,7 +40,8 @@ int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, st
                        .out = out,
                        .rate = rate,
                        .nrate = nrate,
-                       .weight_at = -1};
+                       .weight_at = -1,
+                       .acts = {.spill = plan->spill}};
     int rc = sq_ops_get(&e->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
     if (rc == 0)
         rc = sq_hash_init(&e->seen);

@@ -9,27 +9,9 @@
 #include <unistd.h>
 
 #include "pass.h"
+#include "scratch.h"
 #include "sq/json.h"
 #include "sq/work.h"
-
-/* An open file without a name in --work, $TMPDIR or /tmp. */
-static int spool_open(int *fd, const char *work)
-{
-    const char *tmp = getenv("TMPDIR"), *dir = work ? work : tmp && *tmp ? tmp : "/tmp";
-    char path[4096];
-    if (snprintf(path, sizeof path, "%s/sq-spool-XXXXXX", dir) >= (int)sizeof path)
-        return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", dir);
-    *fd = mkostemp(path, O_CLOEXEC);
-    if (*fd < 0)
-        return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; --work names another one", dir,
-                       strerror(errno));
-    if (unlink(path) < 0) {
-        close(*fd);
-        *fd = -1;
-        return sq_fail(SQ_E_IO, "cannot remove '%s': %s", path, strerror(errno));
-    }
-    return 0;
-}
 
 /* A stream on a duplicate of the descriptor, from the beginning of the file; the stream's close leaves fd
  * alone. */
@@ -67,7 +49,7 @@ static int chain(struct sq_stream *out, struct sq_stream *in, const struct sq_pl
     for (int i = 0; i < p->nrate; i++) {
         const bool last = i == p->nrate - 1;
         if (!last) {
-            SQ_TRY(spool_open(&fd, p->work));
+            SQ_TRY(scratch_open(&fd, p->work));
             SQ_TRY(spool_stream(&to, fd, SQ_WRITE));
         }
         SQ_TRY(one_pass(last ? out : to, from, p, app, tally, &p->rate[i], 1));

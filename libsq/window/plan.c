@@ -73,6 +73,7 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
                           .schedule = o->schedule,
                           .windows = o->windows,
                           .work = o->work,
+                          .spill = o->spill,
                           .window_order = o->order == SQ_ORDER_WINDOW};
     if (!o->scheme && !o->plan)
         return sq_fail(SQ_E_ARG, "--scheme is missing; W2A16, W3A16g128 and W4A4 are schemes");

@@ -164,6 +164,22 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     [[ $stderr == *"No space left"* ]]
 }
 
+@test "window: activations in a file give the same bytes and leave nothing behind; a folder that cannot hold them is one clear line" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --no-prov -i in.sq -o memory.sq
+    mkdir spill
+    sq-window $args --no-prov --spill spill -i in.sq -o spill.sq
+    cmp memory.sq spill.sq
+    [ -z "$(ls -A spill)" ]
+    run -0 sq-window $args --spill spill --dry-run -i in.sq
+    [[ $output == *"disk for the activations"* ]]
+    run -1 --separate-stderr sq-window $args --spill /nonexistent -i in.sq -o out.sq
+    [[ $stderr == "sq-window: error: "*"cannot write in folder '/nonexistent'"* ]]
+    [ ! -e out.sq ]
+    run -1 --separate-stderr bash -c 'trap "" XFSZ; ulimit -f 1; exec sq-window '"$args"' --spill spill -i in.sq >out'
+    [[ $stderr == "sq-window: error: "*" MB in folder 'spill': "* ]]
+}
+
 @test "window: a model with experts, from a searched start to a merged stream" {
     seq 1 600 | awk '{ print ($1 * 7919) % 253 + 3 }' >ids
     sq-load "$BATS_TEST_DIRNAME/../oracle/goldens/models/qwen3-moe" | sq-calib --ids ids -n 8 -l 32 -o calib.sq

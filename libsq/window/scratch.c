@@ -1,0 +1,53 @@
+#include "scratch.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+int scratch_open(int *fd, const char *dir)
+{
+    const char *tmp = getenv("TMPDIR");
+    char path[4096];
+    dir = dir ? dir : tmp && *tmp ? tmp : "/tmp";
+    if (snprintf(path, sizeof path, "%s/sq-scratch-XXXXXX", dir) >= (int)sizeof path)
+        return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", dir);
+    *fd = mkostemp(path, O_CLOEXEC);
+    if (*fd < 0)
+        return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; name another one", dir, strerror(errno));
+    if (unlink(path) < 0) {
+        close(*fd);
+        *fd = -1;
+        return sq_fail(SQ_E_IO, "cannot remove '%s': %s", path, strerror(errno));
+    }
+    return 0;
+}
+
+/* Space is reserved at once: a disk that fills up later would kill the program at some store. */
+int scratch_map(float **out, int64_t n, const char *dir)
+{
+    const int64_t bytes = n * (int64_t)sizeof **out;
+    int fd = -1, rc;
+    *out = NULL;
+    SQ_TRY(scratch_open(&fd, dir));
+    const int failed = posix_fallocate(fd, 0, bytes);
+    if (failed)
+        SQ_TRY(sq_fail(SQ_E_IO, "no %.1f MB in folder '%s': %s", (double)bytes / 1e6, dir, strerror(failed)));
+    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    if (p == MAP_FAILED)
+        SQ_TRY(sq_fail(SQ_E_IO, "cannot map a file of %.1f MB in '%s': %s", (double)bytes / 1e6, dir, strerror(errno)));
+    *out = p;
+out:
+    if (fd >= 0)
+        close(fd);
+    return rc;
+}
+
+void scratch_unmap(float *x, int64_t n)
+{
+    if (x)
+        munmap(x, (size_t)n * sizeof *x);
+}
