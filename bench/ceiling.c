@@ -1,6 +1,7 @@
-/* ceiling HIDDEN HEADS KV FFN BATCH TOKENS LAYERS REPEATS bf16|f32 - the matrix products of one training step of
+/* ceiling HIDDEN HEADS KV FFN BATCH TOKENS LAYERS REPEATS bf16|f32|codes - the matrix products of one training step of
  * sq-window, and nothing else: seconds of each repetition, of the linears and of attention, as two JSON arrays.
- * Linears: forward, and backward but for the gradient of the first layer's input. Attention: the two products of the
+ * Linears: forward (codes: of 4 bits, where that is what sq-window would do), and backward in bf16 but for the gradient of
+ * the first layer's input. Attention: the two products of the
  * forward and the five of the backward, of each head alone, on half the queries, which is what causality leaves.
  * The reference is what the product layer reaches on them (ops compares it with the bare library). */
 #include <stdio.h>
@@ -13,6 +14,7 @@
 struct linear {
     int64_t out, in;
     float *w, *dw;
+    struct sq_codes code;
 };
 
 struct bench {
@@ -21,6 +23,7 @@ struct bench {
     float *x, *y; /* [rows, widest], room for the scores of a head */
     int64_t rows, heads, dim, batch, tokens;
     bool bf16;
+    struct sq_codes code; /* of x */
 };
 
 static int fill(float **out, int64_t n, uint64_t seed)
@@ -32,7 +35,22 @@ static int fill(float **out, int64_t n, uint64_t seed)
     return rc;
 }
 
-static int prepare(struct bench *b, int64_t hidden, int64_t kv, int64_t ffn)
+/* x [rows, cols] in 4 bits */
+static int encode(struct sq_codes *c, const struct sq_ops *ops, const float *x, int64_t rows, int64_t cols)
+{
+    const struct sq_rowq p = {.bits = 4, .rate = 1};
+    int rc;
+    c->ld = cols;
+    SQ_TRY(sq_alloc(&c->q, rows * cols));
+    SQ_TRY(sq_alloc(&c->scale, rows));
+    SQ_TRY(sq_alloc(&c->zero, rows));
+    SQ_TRY(sq_alloc(&c->sum, rows));
+    ops->rowquant_encode(c, x, &p, NULL, NULL, rows, cols);
+out:
+    return rc;
+}
+
+static int prepare(struct bench *b, int64_t hidden, int64_t kv, int64_t ffn, bool codes)
 {
     const int64_t shape[7][2] = {{hidden, hidden}, {kv, hidden},  {kv, hidden},  {hidden, hidden},
                                  {ffn, hidden},    {ffn, hidden}, {hidden, ffn}};
@@ -45,6 +63,11 @@ static int prepare(struct bench *b, int64_t hidden, int64_t kv, int64_t ffn)
     const int64_t room = SQ_MAX(b->rows * SQ_MAX(hidden, ffn), b->tokens * b->tokens / 2);
     SQ_TRY(fill(&b->x, room, 3));
     SQ_TRY(fill(&b->y, room, 4));
+    if (codes && b->ops->fast_codes) {
+        SQ_TRY(encode(&b->code, b->ops, b->x, b->rows, SQ_MAX(hidden, ffn)));
+        for (int i = 0; i < 7; i++)
+            SQ_TRY(encode(&b->linear[i].code, b->ops, b->linear[i].w, shape[i][0], shape[i][1]));
+    }
 out:
     return rc;
 }
@@ -61,7 +84,13 @@ static void step(const struct bench *b, int64_t layers)
     for (int64_t k = 0; k < layers; k++)
         for (int i = 0; i < 7; i++) {
             const struct linear *l = &b->linear[i];
-            b->ops->gemm(b->y, l->out, sq_mat(b->x, l->in, false), sq_mat(l->w, l->in, true), n, l->out, l->in, false, b->bf16);
+            struct sq_codes x = b->code;
+            x.ld = x.cols = l->in;
+            if (x.q)
+                b->ops->gemm_codes(b->y, l->out, NULL, &x, &l->code, n, l->out);
+            else
+                b->ops->gemm(b->y, l->out, sq_mat(b->x, l->in, false), sq_mat(l->w, l->in, true), n, l->out, l->in, false,
+                             b->bf16);
             b->ops->gemm(l->dw, l->in, sq_mat(b->y, l->out, true), sq_mat(b->x, l->in, false), l->out, l->in, n, false, b->bf16);
             if (!is_first(k, i))
                 b->ops->gemm(b->x, l->in, sq_mat(b->y, l->out, false), sq_mat(l->w, l->in, false), n, l->in, l->out, false, b->bf16);
@@ -95,10 +124,10 @@ static void repeat(const struct bench *b, const char *name, void (*what)(const s
 
 int main(int argc, char **argv)
 {
-    struct bench b = {.bf16 = argc > 9 && strcmp(argv[9], "bf16") == 0};
+    struct bench b = {.bf16 = argc > 9 && strcmp(argv[9], "f32") != 0};
     int rc = 0;
     if (argc != 10)
-        SQ_TRY(sq_fail(SQ_E_ARG, "usage: ceiling HIDDEN HEADS KV FFN BATCH TOKENS LAYERS REPEATS bf16|f32"));
+        SQ_TRY(sq_fail(SQ_E_ARG, "usage: ceiling HIDDEN HEADS KV FFN BATCH TOKENS LAYERS REPEATS bf16|f32|codes"));
     const int64_t hidden = atoll(argv[1]), kv = atoll(argv[3]), layers = atoll(argv[7]), times = atoll(argv[8]);
     b.heads = atoll(argv[2]);
     b.batch = atoll(argv[5]);
@@ -108,7 +137,7 @@ int main(int argc, char **argv)
         SQ_TRY(sq_fail(SQ_E_ARG, "sizes must be positive"));
     b.dim = hidden / b.heads;
     SQ_TRY(sq_ops_get(&b.ops, SQ_BACKEND_CPU, b.bf16 ? SQ_BF16_PRODUCTS : SQ_F32_PRODUCTS));
-    SQ_TRY(prepare(&b, hidden, b.dim * kv, atoll(argv[4])));
+    SQ_TRY(prepare(&b, hidden, b.dim * kv, atoll(argv[4]), strcmp(argv[9], "codes") == 0));
     printf("{");
     repeat(&b, "linears", step, layers, times);
     printf(", ");

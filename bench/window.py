@@ -58,7 +58,8 @@ def sq_steps(work, o):
 
 def ceiling(o):
     env = dict(os.environ, OMP_NUM_THREADS=str(o.threads))
-    out = subprocess.run([f"{BUILD}/bench/ceiling", *map(str, (*SHAPES[o.shape], o.batch, o.tokens, o.layers, o.steps)), "bf16"],
+    out = subprocess.run([f"{BUILD}/bench/ceiling", *map(str, (*SHAPES[o.shape], o.batch, o.tokens, o.layers, o.steps)),
+                          "codes" if o.scheme.split("A")[1].split("g")[0] != "16" else "bf16"],
                          check=True, capture_output=True, text=True, env=env).stdout
     return json.loads(out)
 

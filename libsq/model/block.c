@@ -84,8 +84,41 @@ struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transp
     return (struct sq_mat){b->w[linear], cols, transposed, b->type};
 }
 
+/* As carve(): bytes of the arrays behind the codes. */
+static int64_t carve_codes(struct sq_block *b, char *base)
+{
+    int64_t at = 0;
+    for (int64_t i = 0; i < b->nlinear; i++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, b->cfg, i);
+        const int64_t four = padded(rows) * 4, one = padded(rows * cols);
+        if (base)
+            b->code[i] = (struct sq_codes){.q = (void *)(base + at + 3 * four),
+                                           .ld = cols,
+                                           .scale = (void *)(base + at),
+                                           .zero = (void *)(base + at + four),
+                                           .sum = (void *)(base + at + 2 * four)};
+        at += 3 * four + one;
+    }
+    return at;
+}
+
+int sq_block_codes(struct sq_block *b)
+{
+    char *all = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&b->code, b->nlinear));
+    SQ_TRY(sq_alloc(&all, carve_codes(b, NULL)));
+    b->code_all = all;
+    carve_codes(b, all);
+out:
+    return rc;
+}
+
 void sq_block_release(struct sq_block *b)
 {
+    sq_free(b->code_all);
+    sq_free(b->code);
     sq_free(b->all);
     sq_free(b->bias);
     sq_free(b->w);
@@ -134,6 +167,7 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base)
     const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
     const int64_t slots = moe ? n * cfg->top : 0, wide = SQ_MAX(C, H * D), z = n * (moe ? wide : SQ_MAX(wide, F));
     int64_t weights = 0, widest = 0;
+    float *codes = NULL, *sum = NULL; /* bytes and integers in floats' places */
     for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
         weights = SQ_MAX(weights, rows * cols);
@@ -145,8 +179,13 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base)
         {&t->kq, n * KV * D}, {&t->vq, n * KV * D},  {&t->dq, n * H * D},
         {&t->dk, n * KV * D}, {&t->dv, n * KV * D},  {&t->dmid, n * C},
         {&t->dw, weights},    {&t->dbias, widest},   {&t->dlogit, moe ? n * cfg->experts : 0},
+        {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
+        {&t->code.zero, n},
     };
-    return place(base, 0, part, SQ_COUNT(part));
+    const int64_t at = place(base, 0, part, SQ_COUNT(part));
+    t->code.q = (void *)codes;
+    t->code.sum = (void *)sum;
+    return at;
 }
 
 static void borrow_workspace(struct sq_trace *t, const struct sq_trace *from)
@@ -154,7 +193,7 @@ static void borrow_workspace(struct sq_trace *t, const struct sq_trace *from)
     t->in = from->in, t->mul = from->mul, t->dmul = from->dmul, t->dlogit = from->dlogit, t->dshare = from->dshare;
     t->z = from->z, t->zq = from->zq, t->qq = from->qq, t->kq = from->kq, t->vq = from->vq;
     t->dq = from->dq, t->dk = from->dk, t->dv = from->dv, t->dmid = from->dmid;
-    t->dw = from->dw, t->dbias = from->dbias;
+    t->dw = from->dw, t->dbias = from->dbias, t->code = from->code;
 }
 
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, bool workspace)
@@ -221,14 +260,41 @@ static bool rounds_products(const struct sq_run *r)
     return r->ops->precision == SQ_BF16_PRODUCTS;
 }
 
-void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t linear,
-                       int64_t n, bool add)
+const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_block *b, const struct sq_run *r,
+                                      int64_t n, int64_t cols, struct sq_trace *t)
+{
+    if (!b->code) {
+        r->ops->rowquant(z, x, &r->act, NULL, NULL, n, cols);
+        return NULL;
+    }
+    t->code.ld = cols;
+    r->ops->rowquant_encode(&t->code, x, &r->act, NULL, NULL, n, cols);
+    if (z != x && t->code.cols < cols)
+        memcpy(z, x, (size_t)(n * cols) * sizeof *z);
+    return &t->code;
+}
+
+/* Channels from `first` on of a matrix whose columns are channels. */
+static struct sq_mat behind(struct sq_mat m, int64_t first)
+{
+    m.x = (const char *)m.x + (size_t)first * sq_dtype_size(m.type);
+    return m;
+}
+
+void sq_linear_forward(float *y, const float *base, const float *x, const struct sq_codes *codes,
+                       const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n)
 {
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(y, rows, sq_mat(x, cols, false), sq_block_mat(b, linear, true), n, rows, cols, add,
-                 rounds_products(r));
+    const int64_t first = codes ? codes->cols : 0;
+    if (codes)
+        r->ops->gemm_codes(y, rows, base, codes, &b->code[linear], n, rows);
+    else if (base)
+        memcpy(y, base, (size_t)(n * rows) * sizeof *y);
+    if (first < cols)
+        r->ops->gemm(y, rows, behind(sq_mat(x, cols, false), first), behind(sq_block_mat(b, linear, true), first), n,
+                     rows, cols - first, base || codes, rounds_products(r));
     (void)sq_work_begin(before);
     if (b->bias[linear])
         r->ops->bias(y, b->bias[linear], n, rows);

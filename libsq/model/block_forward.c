@@ -12,13 +12,12 @@ static void project(const float *x, const struct sq_block *b, const struct sq_ru
     const struct sq_ops *ops = r->ops;
     const int64_t n = batch * r->tokens, C = cfg->hidden, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
     ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], cfg->eps, n, C);
-    if (sq_rounds(r))
-        ops->rowquant(t->z, t->z, &r->act, NULL, NULL, n, C);
+    const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, C, t) : NULL;
     if (stats)
         sq_stats_add(stats->qkv, t->z, n, C);
-    sq_linear_forward(cfg->qk_norm ? t->qraw : t->q, t->z, b, r, SQ_Q, n, false);
-    sq_linear_forward(cfg->qk_norm ? t->kraw : t->k, t->z, b, r, SQ_K, n, false);
-    sq_linear_forward(t->v, t->z, b, r, SQ_V, n, false);
+    sq_linear_forward(cfg->qk_norm ? t->qraw : t->q, NULL, t->z, codes, b, r, SQ_Q, n);
+    sq_linear_forward(cfg->qk_norm ? t->kraw : t->k, NULL, t->z, codes, b, r, SQ_K, n);
+    sq_linear_forward(t->v, NULL, t->z, codes, b, r, SQ_V, n);
     if (cfg->qk_norm) {
         ops->rmsnorm(t->q, D, t->rrmsq, t->qraw, D, b->gain[SQ_QNORM], cfg->eps, n * H, D);
         ops->rmsnorm(t->k, D, t->rrmsk, t->kraw, D, b->gain[SQ_KNORM], cfg->eps, n * KV, D);
@@ -50,38 +49,31 @@ static void mlp(float *y, const struct sq_block *b, const struct sq_run *r, int6
     const struct sq_ops *ops = r->ops;
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
     ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
-    if (sq_rounds(r))
-        ops->rowquant(t->z, t->z, &r->act, NULL, NULL, n, C);
+    const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, C, t) : NULL;
     if (stats)
         sq_stats_add(stats->fc1, t->z, n, C);
-    sq_linear_forward(t->gate, t->z, b, r, SQ_GATE, n, false);
-    sq_linear_forward(t->up, t->z, b, r, SQ_UP, n, false);
+    sq_linear_forward(t->gate, NULL, t->z, codes, b, r, SQ_GATE, n);
+    sq_linear_forward(t->up, NULL, t->z, codes, b, r, SQ_UP, n);
     ops->swiglu(t->z, t->gate, t->up, n * F);
-    if (sq_rounds(r))
-        ops->rowquant(t->z, t->z, &r->act, NULL, NULL, n, F);
+    codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, F, t) : NULL;
     if (stats)
         sq_stats_add(stats->fc2, t->z, n, F);
-    memcpy(y, t->mid, (size_t)(n * C) * sizeof(float));
-    sq_linear_forward(y, t->z, b, r, SQ_DOWN, n, true);
+    sq_linear_forward(y, t->mid, t->z, codes, b, r, SQ_DOWN, n);
 }
 
 void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
                       struct sq_trace *t, struct sq_input_stats *stats)
 {
     const struct sq_config *cfg = b->cfg;
-    const int64_t n = batch * r->tokens, C = cfg->hidden, Q = cfg->heads * cfg->head_dim;
+    const int64_t n = batch * r->tokens, Q = cfg->heads * cfg->head_dim;
     SQ_ASSERT(n <= t->rows);
     project(x, b, r, batch, t, stats);
     attend(cfg, r, batch, t);
-    const float *o = t->out;
-    if (sq_rounds(r)) {
-        r->ops->rowquant(t->z, o, &r->act, NULL, NULL, n, Q);
-        o = t->z;
-    }
+    const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->out, b, r, n, Q, t) : NULL;
+    const float *o = sq_rounds(r) ? t->z : t->out;
     if (stats)
         sq_stats_add(stats->out, o, n, Q);
-    memcpy(t->mid, x, (size_t)(n * C) * sizeof(float));
-    sq_linear_forward(t->mid, o, b, r, SQ_O, n, true);
+    sq_linear_forward(t->mid, x, o, codes, b, r, SQ_O, n);
     if (cfg->experts > 0)
         sq_moe_forward(y, b, r, n, t, stats);
     else

@@ -163,8 +163,8 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
     gather(t->in, t->z, t, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->begin[e], count = t->begin[e + 1] - s;
-        sq_linear_forward(t->gate + s * F, t->in + s * C, b, r, SQ_GATE + 3 * e, count, false);
-        sq_linear_forward(t->up + s * F, t->in + s * C, b, r, SQ_UP + 3 * e, count, false);
+        sq_linear_forward(t->gate + s * F, NULL, t->in + s * C, NULL, b, r, SQ_GATE + 3 * e, count);
+        sq_linear_forward(t->up + s * F, NULL, t->in + s * C, NULL, b, r, SQ_UP + 3 * e, count);
     }
     ops->swiglu(t->mul, t->gate, t->up, S * F);
     if (sq_rounds(r))
@@ -173,7 +173,7 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
         const int64_t s = t->begin[e], count = t->begin[e + 1] - s;
         if (stats && stats->fc2)
             sq_stats_add(stats->fc2 + e * F, t->mul + s * F, count, F);
-        sq_linear_forward(t->in + s * C, t->mul + s * F, b, r, SQ_DOWN + 3 * e, count, false);
+        sq_linear_forward(t->in + s * C, NULL, t->mul + s * F, NULL, b, r, SQ_DOWN + 3 * e, count);
     }
     memcpy(y, t->mid, (size_t)(n * C) * sizeof *y);
     scatter(y, true, t->in, t->share, t, n, cfg->top, C);

@@ -32,6 +32,7 @@ struct sq_trace {
     double *dshare;                        /* [S] */
     float *qq, *kq, *vq;                   /* rounded q, k, v */
     float *dq, *dk, *dv, *dmid;            /* gradients; dmid [N,C] where the caller wants no dx */
+    struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of one linear: the largest [R,K], [R] */
     float *all, *shared;                   /* allocations of what is kept, and of the workspace if it is this trace's */
 };
@@ -41,9 +42,14 @@ static inline bool sq_rounds(const struct sq_run *r)
     return r->act.bits < 16;
 }
 
-/* y [n,R] = x [n,K] W' + bias (+ y if add) for a linear of the block */
-void sq_linear_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t linear,
-                       int64_t n, bool add);
+/* Round an input of linears, x [n,cols]: to z, or, where the block has codes, to codes; z then holds the channels behind
+ * them (z == x allowed). NULL: no codes. */
+const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_block *b, const struct sq_run *r,
+                                      int64_t n, int64_t cols, struct sq_trace *t);
+/* y [n,R] = x [n,K] W' + bias (+ base [n,R], not y, if it is not NULL) for a linear of the block; the first channels of x
+ * as codes if there are any */
+void sq_linear_forward(float *y, const float *base, const float *x, const struct sq_codes *codes,
+                       const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n);
 /* dW = dy' x and dbias = column sums of dy to g; dx = dy W (+ dx if add). x is what forward multiplied. */
 void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);

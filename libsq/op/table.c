@@ -13,6 +13,7 @@ static const struct sq_ops reference = {
     .isa = "c",
     .precision = SQ_F32_PRODUCTS,
     .gemm = sq_gemm_ref,
+    .gemm_codes = sq_gemm_codes_ref,
     .rmsnorm = sq_rmsnorm_ref,
     .rmsnorm_grad = sq_rmsnorm_grad_ref,
     .rope = sq_rope_ref,
@@ -27,6 +28,7 @@ static const struct sq_ops reference = {
     .rowquant = sq_rowquant_ref,
     .rowquant_grad = sq_rowquant_grad_ref,
     .rowquant_error = sq_rowquant_error_ref,
+    .rowquant_encode = sq_rowquant_encode_ref,
     .nll = sq_nll_ref,
     .kl = sq_kl_ref,
 };

@@ -182,6 +182,7 @@ struct fold {
     const float *u, *lo;
     struct weights to, w;
     float *strip; /* [blocks][strip] */
+    struct sq_codes *code; /* NULL: not wanted */
 };
 
 static void fold_strip(const struct fold *d, float *strip, int64_t first, int64_t last, const struct sq_ops *ops)
@@ -190,6 +191,14 @@ static void fold_strip(const struct fold *d, float *strip, int64_t first, int64_
     const int64_t at_g = d->q ? first * sq_rowq_groups(d->q, n) : 0;
     float *f = d->to.type == SQ_F32 ? (float *)d->to.x + at : strip;
     flat_rows(f, as_floats(f, &d->w, at, count), &d->l, d->s, first, last);
+    if (d->code) {
+        struct sq_codes rows = *d->code; /* cols and bits are those of the whole already */
+        rows.q += at;
+        rows.scale += first;
+        rows.zero += first;
+        rows.sum += first;
+        ops->rowquant_encode(&rows, f, d->q, d->u ? d->u + at_g : NULL, d->lo ? d->lo + at_g : NULL, last - first, n);
+    }
     if (d->q)
         ops->rowquant(f, f, d->q, d->u ? d->u + at_g : NULL, d->lo ? d->lo + at_g : NULL, last - first, n);
     if (d->to.type == SQ_BF16)
@@ -259,7 +268,12 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
                                .lo = p->nlinear ? values(p->l[k]) : NULL,
                                .to = {to->w[k], to->type},
                                .w = {w->w[k], w->type},
-                               .strip = p->strip};
+                               .strip = p->strip,
+                               .code = q.bits < 16 && to->code ? &to->code[k] : NULL};
+        if (d.code) {
+            d.code->bits = q.bits;
+            d.code->cols = sq_rowq_covered(d.l.cols, q.rate);
+        }
         fold_linear(&d, ops);
         for (int64_t i = 0; d.s.rows && to->bias[k] && i < d.l.rows; i++)
             to->bias[k][i] *= d.s.rows[i];

@@ -31,7 +31,7 @@ static int64_t peak_bytes(const struct pass *e, const struct estimate *x)
     const int64_t weight = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
     /* parameter, gradient, two moments, and the guard's copy */
     return widest * (x->layer_bytes + x->params * 5 * (int64_t)sizeof(float)) + streams + weight +
-           sq_trainer_bytes(&e->cfg, e->ops, widest, batch, e->acts.tokens);
+           sq_trainer_bytes(&e->cfg, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens);
 }
 
 static int time_step(struct pass *e, struct estimate *x, double rate)
@@ -68,7 +68,7 @@ static int first_layer(struct pass *e, struct estimate *x)
     const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples);
     int rc;
     *w = (struct sq_window){.first = 0, .last = 0};
-    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, 1, batch, e->acts.tokens));
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1, batch, e->acts.tokens));
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(pass_advance_float(e, 1));
     const struct held *h = pass_held(e, 0);

@@ -405,7 +405,7 @@ int pass_run(struct pass *e)
         return rc;
     if (!e->plan->needs_acts)
         return mark_layers(e);
-    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, pass_widest(e),
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, pass_widest(e),
                           SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(run_windows(e));

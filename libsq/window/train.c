@@ -13,6 +13,7 @@ struct sq_trainer {
     struct sq_config cfg;
     const struct sq_ops *ops;
     int64_t layers, batch, tokens, row; /* row: floats in one sample, T*C */
+    bool codes;                         /* folded layers have them */
     struct sq_block *folded;            /* [layers] */
     struct sq_trace **trace; /* [layers], one workspace; the first serves every forward without backward */
     float *gain[SQ_GAINS], *router, *gains; /* gradients of the layer at hand; gains [ngain] holds them all */
@@ -43,10 +44,15 @@ static enum sq_dtype folded_type(const struct sq_ops *ops)
     return ops->precision == SQ_BF16_PRODUCTS ? SQ_BF16 : SQ_F32;
 }
 
-int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers, int64_t batch,
-                         int64_t tokens)
+static bool has_codes(const struct sq_ops *ops, const struct sq_scheme *s)
 {
-    const int64_t size = (int64_t)sq_dtype_size(folded_type(ops));
+    return s && ops->fast_codes && sq_scheme_codes(s);
+}
+
+int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
+                         int64_t layers, int64_t batch, int64_t tokens)
+{
+    const int64_t size = (int64_t)sq_dtype_size(folded_type(ops)) + has_codes(ops, s);
     int64_t weights = 8 * cfg->hidden, rows, cols;
     for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
@@ -73,6 +79,8 @@ static int alloc_all(struct sq_trainer *t)
         SQ_TRY(sq_alloc(&t->x[i], n));
     for (int64_t i = 0; i < t->layers; i++) {
         SQ_TRY(sq_block_new(&t->folded[i], &t->cfg, folded_type(t->ops)));
+        if (t->codes)
+            SQ_TRY(sq_block_codes(&t->folded[i]));
         SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens, i ? t->trace[0] : NULL));
     }
     SQ_TRY(sq_alloc(&t->dx, n));
@@ -87,7 +95,7 @@ out:
 }
 
 int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops,
-                   int64_t layers, int64_t batch, int64_t tokens)
+                   const struct sq_scheme *s, int64_t layers, int64_t batch, int64_t tokens)
 {
     struct sq_trainer *t = NULL;
     int rc = sq_alloc(&t, 1);
@@ -96,6 +104,7 @@ int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const s
         return rc;
     t->cfg = *cfg;
     t->ops = ops;
+    t->codes = has_codes(ops, s);
     t->layers = layers;
     t->batch = batch;
     t->tokens = tokens;

@@ -241,6 +241,58 @@ static void test_layer_gradients(void **state)
                     check_gradients(models[m], i, which, rate);
 }
 
+/* A forward that multiplies codes against one of the rounded floats. Their sums differ by 2^-22; where that moves a value
+ * over the edge between two codes, one of thousands, a token changes by a step: so the mean over all of them is compared. */
+static void test_codes(void **state)
+{
+    (void)state;
+    for (int m = 0; m < SQ_COUNT(models); m++)
+        for (double rate = 0.4; rate <= 1; rate += 0.6) {
+            struct golden g, gw;
+            struct sq_block w, rounded[2];
+            struct sq_params p;
+            struct sq_scheme s;
+            struct sq_trace *t;
+            char name[256];
+            const struct sq_config cfg = config(models[m]);
+            const struct sq_ops *ops = backend(1);
+            const int64_t n = B * T * cfg.hidden;
+            assert_int_equal(sq_scheme_parse(&s, "W4A4"), 0);
+            s.rate = rate;
+            snprintf(name, sizeof name, "layer_%s", models[m]);
+            golden_open(&gw, name);
+            snprintf(name, sizeof name, "layer_%s_w4a4", models[m]);
+            golden_open(&g, name);
+            block_open(&w, &cfg, &gw, "");
+            params_open(&p, &cfg, &s, &g, "");
+            assert_int_equal(sq_trace_new(&t, &cfg, B, T, NULL), 0);
+            float *x = golden_f32(&gw, "x", NULL), *y[2], *cos = calloc(T * 32, 4), *sin = calloc(T * 32, 4);
+            sq_rope_table(cos, sin, &cfg, T);
+            const struct sq_run r = {.ops = ops, .cos = cos, .sin = sin, .tokens = T, .act = sq_scheme_acts(&s)};
+            for (int i = 0; i < 2; i++) {
+                assert_int_equal(sq_block_new(&rounded[i], &cfg, SQ_F32), 0);
+                if (i)
+                    assert_int_equal(sq_block_codes(&rounded[i]), 0);
+                sq_fold(&rounded[i], &w, &p, &s, ops);
+                y[i] = calloc((size_t)n, 4);
+                sq_block_forward(y[i], x, &rounded[i], &r, B, t, NULL);
+            }
+            double error = 0, size = 0;
+            for (int64_t i = 0; i < n; i++) {
+                error += pow((double)y[1][i] - (double)y[0][i], 2);
+                size += pow((double)y[0][i] - (double)x[i], 2); /* what the layer adds */
+            }
+            print_message("%s rho %.1f: codes against floats %.1e\n", models[m], rate, error / size);
+            assert_true(error < 1e-5 * size && memcmp(y[0], y[1], (size_t)n * 4) != 0);
+            for (int i = 0; i < 2; i++)
+                free(y[i]), sq_block_release(&rounded[i]);
+            free(x), free(cos), free(sin);
+            sq_trace_free(&t);
+            sq_block_release(&w), sq_params_release(&p);
+            golden_close(&g), golden_close(&gw);
+        }
+}
+
 static void test_window_merge(void **state)
 {
     (void)state;
@@ -557,7 +609,7 @@ int main(void)
         cmocka_unit_test(test_layer_codes),  cmocka_unit_test(test_layer_gradients),
         cmocka_unit_test(test_window_merge), cmocka_unit_test(test_project),
         cmocka_unit_test(test_threads),      cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_start), cmocka_unit_test(test_bf16),
+        cmocka_unit_test(test_start), cmocka_unit_test(test_bf16), cmocka_unit_test(test_codes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

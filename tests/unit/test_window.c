@@ -92,7 +92,7 @@ static void setup(struct fixture *f, const char *scheme, bool scaling, enum sq_l
     free(order);
     f->weight = calloc(SAMPLES * TOKENS, sizeof *f->weight);
     sq_loss_weights(f->weight, loss, f->target, SAMPLES * TOKENS, SAMPLES * TOKENS, CFG.hidden);
-    assert_int_equal(sq_trainer_new(&f->trainer, &CFG, f->ops, LAYERS, BATCH, TOKENS), 0);
+    assert_int_equal(sq_trainer_new(&f->trainer, &CFG, f->ops, &f->job.scheme, LAYERS, BATCH, TOKENS), 0);
     f->job.member = f->member;
     f->job.n = LAYERS;
     f->job.xq = f->xq;

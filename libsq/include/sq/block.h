@@ -19,12 +19,16 @@ struct sq_block {
     float *router;         /* [E,C] or NULL */
     float *all;            /* the allocation: every owned array, one after the other */
     int64_t count;         /* floats in it */
+    struct sq_codes *code; /* [nlinear] the rounded channels of w once more, or NULL: see sq_block_codes */
+    void *code_all;
 };
 
 int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE; /* zeroed */
 /* without weights: w holds NULLs, to be pointed at matrices of that type */
 int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE;
 void sq_block_release(struct sq_block *b);
+/* Room for codes: a fold that rounds fills them, and a forward that rounds its activations multiplies codes. */
+int sq_block_codes(struct sq_block *b) SQ_MUSTUSE;
 /* A linear's weights W [R,K], or W' */
 struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed);
 /* From a layer's tensors: float and learning layers give their original weights, merged layers their dequantized

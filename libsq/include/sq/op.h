@@ -48,6 +48,14 @@ struct sq_ops {
     void (*gemm)(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                  bool round_bf16);
 
+    /* y[M,N] = A B' (+ base if it is not NULL; rows of both are ldy apart, base may not be y) of codes: the integers are
+     * multiplied and added exactly, scales and zero points applied to the sum in double. a [M,K], b [N,K]; K is the
+     * number of rounded channels, the same in both. sq_codes_multiply() must hold for their bits.
+     * fast_codes: this is faster than gemm on the rounded floats here. */
+    void (*gemm_codes)(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
+                       int64_t m, int64_t n);
+    bool fast_codes;
+
     /* y[t,:] = gain * x[t,:] / rms, rms = sqrt(mean x^2 + eps); rrms[t] = 1 / rms is kept for the gradient.
      * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y == x allowed. */
     void (*rmsnorm)(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
@@ -90,6 +98,8 @@ struct sq_ops {
                      int64_t cols);
     void (*rowquant_grad)(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
                           const float *u, const float *l, int64_t rows, int64_t cols);
+    void (*rowquant_encode)(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
+                            const float *l, int64_t rows, int64_t cols);
     void (*rowquant_error)(double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t tries, int64_t n);
 

@@ -25,6 +25,23 @@ int64_t sq_rowq_groups(const struct sq_rowq *p, int64_t cols);
 /* how many of n channels (or groups) are rounded at a rate */
 int64_t sq_rowq_covered(int64_t n, double rate);
 
+/* The rounded channels of rows as integers: row i, channel j is (q[i * ld + j] - zero[i]) * scale[i], j < cols.
+ * For products of codes: rows have one group, zero points need not lie in the range of the codes. Borrowed. */
+struct sq_codes {
+    uint8_t *q;
+    int64_t ld, cols;
+    float *scale, *zero; /* [rows]; zero is a whole number */
+    int32_t *sum;        /* [rows] of the codes */
+    int bits;
+};
+
+/* May codes of a bits be multiplied with codes of b bits? Pairs of products must fit 16 bits on processors without
+ * an instruction for them. */
+static inline bool sq_codes_multiply(int a, int b)
+{
+    return a <= 8 && b <= 7 && 2 * ((1 << a) - 1) * ((1 << b) - 1) <= INT16_MAX;
+}
+
 /* Reference implementations (float32 in exactly METHOD 1's order of operations; reductions in double).
  *   z, y, dz, dy [rows, cols]; u, l, du, dl [rows, G] or NULL (no clipping: factor 1)
  *   y = z with its first covered channels on the grid; y == z allowed in the forward
@@ -34,6 +51,10 @@ void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const fl
 void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, const float *z,
                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
                           int64_t cols);
+
+/* The first covered channels of z as codes, as sq_rowquant_ref rounds them; p->group is 0. Sets to->cols and bits. */
+void sq_rowquant_encode_ref(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
+                            const float *l, int64_t rows, int64_t cols);
 
 /* For a search over grids: err[t] = sum over n channels of weight (z - rounded z)^2 on grid t; weight
  * NULL: 1. */

@@ -28,6 +28,8 @@ int sq_scheme_from_json(struct sq_scheme *s, const json_t *obj) SQ_MUSTUSE;
 /* the row quantizers of weights (zero on) and of activations (asymmetric, no groups, zero off) */
 struct sq_rowq sq_scheme_weights(const struct sq_scheme *s);
 struct sq_rowq sq_scheme_acts(const struct sq_scheme *s);
+/* Linears can multiply codes: weights and activations are rounded, to few enough bits, in rows without groups. */
+bool sq_scheme_codes(const struct sq_scheme *s);
 
 SQ_END_DECLS
 #endif

@@ -25,15 +25,16 @@ double sq_loss_grad(float *dy, const float *y, const float *t, const double *wei
                     int64_t hidden, double scale);
 
 /* ---- trainer ------------------------------------------------------------------------------
- * Workspace for windows of up to `layers` layers and batches of up to `batch` samples of `tokens` tokens. */
+ * Workspace for windows of up to `layers` layers and batches of up to `batch` samples of `tokens` tokens; of layers rounded
+ * as s says at any rate (NULL: float layers only). */
 struct sq_trainer;
 
 int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops,
-                   int64_t layers, int64_t batch, int64_t tokens) SQ_MUSTUSE;
+                   const struct sq_scheme *s, int64_t layers, int64_t batch, int64_t tokens) SQ_MUSTUSE;
 void sq_trainer_free(struct sq_trainer **t);
 /* what sq_trainer_new allocates */
-int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, int64_t layers, int64_t batch,
-                         int64_t tokens);
+int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
+                         int64_t layers, int64_t batch, int64_t tokens);
 
 /* One layer of a window: original weights and learnable parameters (NULL: plain rounding). Borrowed. */
 struct sq_member {

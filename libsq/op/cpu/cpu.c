@@ -8,6 +8,7 @@
 const struct sq_vec *sq_vec = &sq_vec_base;
 struct sq_tile sq_tile;
 const char *sq_bf16_unit;
+bool sq_codes_unit;
 
 static const struct sq_vec *vectors(void)
 {
@@ -27,7 +28,8 @@ int sq_cpu_init(enum sq_cpu_level level)
     /* A processor without vectors of ours may still have a kernel of BLIS's. */
     if (level < SQ_CPU_LIBRARIES || sq_tile_blis(&sq_tile) < 0)
         sq_tile = sq_vec->tile;
-    if (level < SQ_CPU_LIBRARIES || sq_onednn_open(&sq_bf16_unit) < 0)
+    sq_codes_unit = level == SQ_CPU_LIBRARIES && sq_onednn_open(&sq_bf16_unit) == 0;
+    if (!sq_codes_unit)
         sq_bf16_unit = NULL;
     return 0;
 }
@@ -35,9 +37,12 @@ int sq_cpu_init(enum sq_cpu_level level)
 void sq_cpu_fill(struct sq_ops *ops)
 {
     ops->name = "cpu";
-    const char *unit = ops->precision == SQ_BF16_PRODUCTS && sq_bf16_unit ? sq_bf16_unit : "";
-    snprintf(ops->isa, sizeof ops->isa, "%s %s%s%s", sq_vec->name, sq_tile.name, *unit ? " " : "", unit);
+    const bool units = ops->precision == SQ_BF16_PRODUCTS;
+    const char *unit = units && sq_bf16_unit ? sq_bf16_unit : "", *codes = units && sq_codes_unit ? " int8" : "";
+    snprintf(ops->isa, sizeof ops->isa, "%s %s%s%s%s", sq_vec->name, sq_tile.name, *unit ? " " : "", unit, codes);
     ops->gemm = sq_gemm_cpu;
+    ops->gemm_codes = sq_gemm_codes_cpu;
+    ops->fast_codes = ops->precision == SQ_BF16_PRODUCTS && sq_codes_unit;
     ops->attention = sq_attention_cpu;
     ops->attention_grad = sq_attention_grad_cpu;
     sq_rows_fill(ops);
@@ -45,5 +50,6 @@ void sq_cpu_fill(struct sq_ops *ops)
         ops->rowquant = sq_rowquant_cpu;
         ops->rowquant_grad = sq_rowquant_grad_cpu;
         ops->rowquant_error = sq_rowquant_error_cpu;
+        ops->rowquant_encode = sq_rowquant_encode_cpu;
     }
 }

@@ -82,6 +82,11 @@ int sq_onednn_open(const char **unit) SQ_MUSTUSE;
 int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                    bool bf16) SQ_MUSTUSE;
 
+/* C[m,n] = sums of a[i,:] b[j,:], exact where 2 max(a) max(b) < 2^15 (older processors add pairs in 16 bits); b < 128.
+ * SQ_E_UNSUP when the library refuses. The caller holds the workspace's lock. */
+int sq_gemm_codes_onednn(int32_t *c, int64_t ldc, const uint8_t *a, int64_t lda, const uint8_t *b, int64_t ldb,
+                         int64_t m, int64_t n, int64_t k) SQ_MUSTUSE;
+
 /* ---- what is in force; set once by sq_cpu_init, changed by tests only ---- */
 
 enum sq_cpu_level { SQ_CPU_BASE, SQ_CPU_VECTOR, SQ_CPU_LIBRARIES };
@@ -89,6 +94,7 @@ enum sq_cpu_level { SQ_CPU_BASE, SQ_CPU_VECTOR, SQ_CPU_LIBRARIES };
 extern const struct sq_vec *sq_vec;
 extern struct sq_tile sq_tile;
 extern const char *sq_bf16_unit; /* that oneDNN uses for rounded operands; NULL: they go through sq_tile */
+extern bool sq_codes_unit;       /* oneDNN multiplies codes */
 
 /* Reserve workspace, choose kernels: plain ones, the processor's vectors, or these with BLIS and oneDNN. What is not
  * there is left out. */
@@ -115,6 +121,8 @@ int sq_cpu_threads(void);            /* omp_get_max_threads(), at most what the 
 
 void sq_gemm_cpu(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                  bool round_bf16);
+void sq_gemm_codes_cpu(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
+                       int64_t m, int64_t n);
 void sq_attention_cpu(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                       int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
 void sq_attention_grad_cpu(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,

@@ -21,7 +21,8 @@
 enum { LONGEST = 8192, PLANS = 256 };
 
 struct key {
-    int64_t m, n, k, lda, ldb, ldc, ta, tb, a16, b16, bf16;
+    int64_t m, n, k, lda, ldb, ldc, ta, tb;
+    dnnl_data_type_t a, b, ma, mb, mc; /* operands as stored and as multiplied; C */
 };
 
 struct plan {
@@ -124,14 +125,13 @@ static bool make_pack(dnnl_primitive_t *out, struct plan *p, const dnnl_memory_d
 static bool make_layouts(struct plan *p, int z)
 {
     const struct key *k = &p->key;
-    const dnnl_data_type_t type = k->bf16 ? dnnl_bf16 : dnnl_f32;
     const int64_t kt = extent(k->k, p->kt, z);
     bool ok = true;
     for (int i = 0; i < 2 && ok; i++) {
         const int64_t mt = extent(k->m, p->mt, i), nt = extent(k->n, p->nt, i);
-        ok = plain(&p->from_a[i][z], mt, kt, k->ta ? 1 : k->lda, k->ta ? k->lda : 1, k->a16 ? dnnl_bf16 : dnnl_f32) &&
-             plain(&p->from_b[i][z], kt, nt, k->tb ? 1 : k->ldb, k->tb ? k->ldb : 1, k->b16 ? dnnl_bf16 : dnnl_f32) &&
-             any_layout(&p->a[i][z], mt, kt, type) && any_layout(&p->b[i][z], kt, nt, type);
+        ok = plain(&p->from_a[i][z], mt, kt, k->ta ? 1 : k->lda, k->ta ? k->lda : 1, k->a) &&
+             plain(&p->from_b[i][z], kt, nt, k->tb ? 1 : k->ldb, k->tb ? k->ldb : 1, k->b) &&
+             any_layout(&p->a[i][z], mt, kt, k->ma) && any_layout(&p->b[i][z], kt, nt, k->mb);
     }
     ok = ok && make_product(p, 0, 0, z, 0, true) && make_product(p, 1, 0, z, 0, true) &&
          make_product(p, 0, 1, z, 0, true);
@@ -169,7 +169,7 @@ static void choose_tiles(struct plan *p)
         if (ceil_div(k->m, p->mt) * ceil_div(k->n, p->nt) >= 32 || edge <= 64)
             break;
     }
-    p->kt = part(k->k, k->bf16 ? 768 : 384, 32); /* LONGEST vectors of them in 3/4 of the panels: layouts may pad */
+    p->kt = part(k->k, k->ma == dnnl_f32 ? 384 : 768, 32); /* LONGEST vectors of them in 3/4 of the panels: layouts may pad */
 }
 
 static bool plan_make(struct plan *p)
@@ -179,7 +179,7 @@ static bool plan_make(struct plan *p)
     bool ok = true;
     for (int x = 0; x < 2; x++)
         for (int y = 0; y < 2; y++)
-            ok = ok && plain(&p->c[x][y], extent(k->m, p->mt, x), extent(k->n, p->nt, y), k->ldc, 1, dnnl_f32);
+            ok = ok && plain(&p->c[x][y], extent(k->m, p->mt, x), extent(k->n, p->nt, y), k->ldc, 1, k->mc);
     for (int z = 0; z < 2; z++)
         ok = ok && make_layouts(p, z);
     for (int i = 0; i < 16; i++)
@@ -246,15 +246,16 @@ static bool execute(dnnl_primitive_t primitive, dnnl_stream_t stream, const stru
 }
 
 struct call {
-    float *c;
-    struct sq_mat a, b;
+    void *c; /* 4 bytes an element */
+    const void *a, *b;
     bool add;
 };
 
-static const void *element(const struct sq_mat *m, int64_t row, int64_t col)
+/* Element (row, col) of an operand that lies as its key says. */
+static const void *element(const void *x, int64_t row, int64_t col, int64_t ld, bool transposed, dnnl_data_type_t type)
 {
-    const int64_t at = m->transposed ? col * m->ld + row : row * m->ld + col;
-    return (const char *)m->x + (size_t)at * sq_dtype_size(m->type);
+    const int64_t at = transposed ? col * ld + row : row * ld + col;
+    return (const char *)x + at * (int64_t)dnnl_data_type_size(type);
 }
 
 static char *packed(int which, int64_t tile, size_t bytes)
@@ -269,14 +270,14 @@ static bool pack_tile(const struct plan *p, dnnl_stream_t stream, const struct c
     const int64_t mtiles = ceil_div(k->m, p->mt), ntiles = ceil_div(k->n, p->nt);
     const int z = k0 + p->kt >= k->k, last = t < mtiles ? t == mtiles - 1 : t == mtiles + ntiles - 1;
     if (t < mtiles) {
-        const void *from = element(&v->a, t * p->mt, k0);
+        const void *from = element(v->a, t * p->mt, k0, k->lda, k->ta, k->a);
         return execute(p->pack_a[last][z], stream, p,
                        (struct argument[]){{DNNL_ARG_FROM, &p->from_a[last][z], (void *)(uintptr_t)from},
                                            {DNNL_ARG_TO, &p->a[last][z], packed(0, t, p->a_bytes)},
                                            {0, NULL, NULL}});
     }
     const int64_t j = t - mtiles;
-    const void *from = element(&v->b, k0, j * p->nt);
+    const void *from = element(v->b, k0, j * p->nt, k->ldb, k->tb, k->b);
     return execute(p->pack_b[last][z], stream, p,
                    (struct argument[]){{DNNL_ARG_FROM, &p->from_b[last][z], (void *)(uintptr_t)from},
                                        {DNNL_ARG_TO, &p->b[last][z], packed(1, j, p->b_bytes)},
@@ -291,7 +292,7 @@ static bool multiply_tile(const struct plan *p, dnnl_stream_t stream, const stru
     return execute(p->mul[x][y][z][v->add || k0 > 0], stream, p,
                    (struct argument[]){{DNNL_ARG_SRC, &p->a[x][z], packed(0, i, p->a_bytes)},
                                        {DNNL_ARG_WEIGHTS, &p->b[y][z], packed(1, j, p->b_bytes)},
-                                       {DNNL_ARG_DST, &p->c[x][y], v->c + i * p->mt * k->ldc + j * p->nt},
+                                       {DNNL_ARG_DST, &p->c[x][y], (float *)v->c + i * p->mt * k->ldc + j * p->nt},
                                        {0, NULL, NULL}});
 }
 
@@ -331,25 +332,53 @@ int sq_onednn_open(const char **unit)
     return 0;
 }
 
-int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
-                   bool bf16)
+/* In pieces of at most LONGEST rows and columns. First all plans, so that C is untouched when there is none. */
+static int multiply(void *c, const void *a, const void *b, const struct key *whole, bool add)
 {
-    /* First all plans, so that C is untouched when there is none. */
+    const int64_t m = whole->m, n = whole->n;
     for (int pass = 0; pass < 2; pass++)
         for (int64_t i = 0; i < m; i += LONGEST)
             for (int64_t j = 0; j < n; j += LONGEST) {
-                const struct key key = {SQ_MIN(LONGEST, m - i), SQ_MIN(LONGEST, n - j), k, a.ld, b.ld, ldc, a.transposed,
-                                        b.transposed, a.type == SQ_BF16, b.type == SQ_BF16, bf16};
+                struct key key = *whole;
+                key.m = SQ_MIN(LONGEST, m - i);
+                key.n = SQ_MIN(LONGEST, n - j);
                 const struct plan *p = plan_of(&key);
-                struct call v = {c + i * ldc + j, a, b, add};
-                v.a.x = element(&a, i, 0);
-                v.b.x = element(&b, 0, j);
+                const struct call v = {(float *)c + i * key.ldc + j, element(a, i, 0, key.lda, key.ta, key.a),
+                                       element(b, 0, j, key.ldb, key.tb, key.b), add};
                 if (!p)
-                    return sq_fail(SQ_E_UNSUP, "onednn has no product of %" PRId64 " x %" PRId64 " x %" PRId64, m, n, k);
+                    return sq_fail(SQ_E_UNSUP, "onednn has no product of %" PRId64 " x %" PRId64 " x %" PRId64, m, n,
+                                   key.k);
                 if (pass == 1)
                     SQ_ASSERT(run(p, &v));
             }
     return 0;
+}
+
+static dnnl_data_type_t stored(enum sq_dtype type)
+{
+    return type == SQ_BF16 ? dnnl_bf16 : dnnl_f32;
+}
+
+int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
+                   bool bf16)
+{
+    const dnnl_data_type_t type = bf16 ? dnnl_bf16 : dnnl_f32;
+    struct key key;
+    memset(&key, 0, sizeof key); /* keys are compared as bytes */
+    key.m = m, key.n = n, key.k = k, key.lda = a.ld, key.ldb = b.ld, key.ldc = ldc;
+    key.ta = a.transposed, key.tb = b.transposed;
+    key.a = stored(a.type), key.b = stored(b.type), key.ma = key.mb = type, key.mc = dnnl_f32;
+    return multiply(c, a.x, b.x, &key, add);
+}
+
+int sq_gemm_codes_onednn(int32_t *c, int64_t ldc, const uint8_t *a, int64_t lda, const uint8_t *b, int64_t ldb,
+                         int64_t m, int64_t n, int64_t k)
+{
+    struct key key;
+    memset(&key, 0, sizeof key);
+    key.m = m, key.n = n, key.k = k, key.lda = lda, key.ldb = ldb, key.ldc = ldc, key.tb = true;
+    key.a = key.ma = dnnl_u8, key.b = key.mb = dnnl_s8, key.mc = dnnl_s32;
+    return multiply(c, a, b, &key, false);
 }
 #else
 int sq_onednn_open(const char **unit)
@@ -362,6 +391,13 @@ int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int6
                    bool bf16)
 {
     (void)c, (void)ldc, (void)a, (void)b, (void)m, (void)n, (void)k, (void)add, (void)bf16;
+    return sq_fail(SQ_E_UNSUP, "this program was built without onednn 2");
+}
+
+int sq_gemm_codes_onednn(int32_t *c, int64_t ldc, const uint8_t *a, int64_t lda, const uint8_t *b, int64_t ldb,
+                         int64_t m, int64_t n, int64_t k)
+{
+    (void)c, (void)ldc, (void)a, (void)lda, (void)b, (void)ldb, (void)m, (void)n, (void)k;
     return sq_fail(SQ_E_UNSUP, "this program was built without onednn 2");
 }
 #endif

@@ -106,6 +106,37 @@ void sq_rowquant_avx2(float *y, const float *z, const struct sq_rowq *p, const f
         }
 }
 
+void sq_rowquant_encode_avx2(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
+                             const float *l, int64_t rows, int64_t cols)
+{
+    SQ_ASSERT(!p->group && p->bits <= 8);
+    to->bits = p->bits;
+    to->cols = sq_rowq_covered(cols, p->rate);
+    for (int64_t i = 0; i < rows; i++) {
+        const float *zi = z + i * cols, low = rq_low(p);
+        const struct rq_grid g = grid_of(p, zi, cols, u ? u + i : NULL, l ? l + i : NULL);
+        const struct grid8 g8 = spread(p, g.s, g.zp);
+        const __m256 offset = _mm256_set1_ps(low);
+        __m256i sum = _mm256_setzero_si256();
+        uint8_t *q = to->q + i * to->ld;
+        for (int64_t j = 0; j < to->cols; j += 8) {
+            const __m256i m = mask_of(to->cols - j);
+            const __m256 whole = _mm256_round_ps(_mm256_div_ps(_mm256_maskload_ps(zi + j, m), g8.s), NEAREST);
+            const __m256 code = _mm256_sub_ps(clamp8(_mm256_add_ps(whole, g8.zp), &g8), offset);
+            const __m256i x = _mm256_and_si256(_mm256_cvtps_epi32(code), m);
+            const __m128i half = _mm_packs_epi32(_mm256_castsi256_si128(x), _mm256_extracti128_si256(x, 1));
+            const __m128i bytes = _mm_packus_epi16(half, half);
+            sum = _mm256_add_epi32(sum, x);
+            memcpy(q + j, &bytes, (size_t)SQ_MIN(8, to->cols - j));
+        }
+        int32_t part[8];
+        _mm256_storeu_si256((__m256i *)part, sum);
+        to->sum[i] = ((part[0] + part[4]) + (part[2] + part[6])) + ((part[1] + part[5]) + (part[3] + part[7]));
+        to->scale[i] = g.s;
+        to->zero[i] = g.zp - low;
+    }
+}
+
 static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_grid *g,
                         const struct rq_back *b)
 {

@@ -15,6 +15,7 @@ static bool avx2(void)
 #if !defined(__x86_64__)
 #define sq_rowquant_avx2 sq_rowquant_ref
 #define sq_rowquant_grad_avx2 sq_rowquant_grad_ref
+#define sq_rowquant_encode_avx2 sq_rowquant_encode_ref
 #define sq_rowquant_error_avx2 sq_rowquant_error_ref
 #endif
 
@@ -45,6 +46,25 @@ void sq_rowquant_grad_cpu(float *dz, float *du, float *dl, const float *dy, cons
               : sq_rowquant_grad_ref)(dz + i * cols, du ? du + i * groups : NULL, dl ? dl + i * groups : NULL,
                                       dy + i * cols, z + i * cols, p, u ? u + i * groups : NULL,
                                       l ? l + i * groups : NULL, SQ_MIN(step, rows - i), cols);
+}
+
+void sq_rowquant_encode_cpu(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
+                            const float *l, int64_t rows, int64_t cols)
+{
+    const int64_t step = piece_rows(cols);
+    const bool fast = avx2();
+    to->bits = p->bits;
+    to->cols = sq_rowq_covered(cols, p->rate);
+#pragma omp parallel for schedule(static) if (rows > step)
+    for (int64_t i = 0; i < rows; i += step) {
+        struct sq_codes part = *to;
+        part.q += i * to->ld;
+        part.scale += i;
+        part.zero += i;
+        part.sum += i;
+        (fast ? sq_rowquant_encode_avx2 : sq_rowquant_encode_ref)(&part, z + i * cols, p, u ? u + i : NULL,
+                                                                  l ? l + i : NULL, SQ_MIN(step, rows - i), cols);
+    }
 }
 
 void sq_rowquant_error_cpu(double *err, const float *z, const float *weight, const struct sq_rowq *p,

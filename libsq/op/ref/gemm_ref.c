@@ -20,3 +20,17 @@ void sq_gemm_ref(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_
             c[i * ldc + j] = (float)sum;
         }
 }
+
+void sq_gemm_codes_ref(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
+                       int64_t m, int64_t n)
+{
+    for (int64_t i = 0; i < m; i++)
+        for (int64_t j = 0; j < n; j++) {
+            double sum = 0; /* of whole numbers below 2^53: exact */
+            for (int64_t p = 0; p < a->cols; p++)
+                sum += ((double)a->q[i * a->ld + p] - (double)a->zero[i]) *
+                       ((double)b->q[j * b->ld + p] - (double)b->zero[j]);
+            const float x = (float)(sum * ((double)a->scale[i] * (double)b->scale[j]));
+            y[i * ldy + j] = base ? base[i * ldy + j] + x : x;
+        }
+}

@@ -9,6 +9,8 @@
 
 void sq_gemm_ref(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                  bool round_bf16);
+void sq_gemm_codes_ref(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
+                       int64_t m, int64_t n);
 void sq_rmsnorm_ref(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
                     int64_t rows, int64_t n);
 void sq_rmsnorm_grad_ref(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy,

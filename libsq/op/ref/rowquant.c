@@ -54,6 +54,27 @@ void sq_rowquant_ref(float *y, const float *z, const struct sq_rowq *p, const fl
     }
 }
 
+void sq_rowquant_encode_ref(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
+                            const float *l, int64_t rows, int64_t cols)
+{
+    SQ_ASSERT(!p->group && p->bits <= 8);
+    const float low = rq_low(p), high = rq_high(p);
+    to->bits = p->bits;
+    to->cols = sq_rowq_covered(cols, p->rate);
+    for (int64_t i = 0; i < rows; i++) {
+        const struct rq_grid g = grid_of(p, z + i * cols, cols, u ? u + i : NULL, l ? l + i : NULL);
+        int32_t sum = 0;
+        for (int64_t j = 0; j < to->cols; j++) {
+            const uint8_t q = (uint8_t)(rq_clamp(rintf(z[i * cols + j] / g.s) + g.zp, low, high) - low);
+            to->q[i * to->ld + j] = q;
+            sum += q;
+        }
+        to->scale[i] = g.s;
+        to->zero[i] = g.zp - low;
+        to->sum[i] = sum;
+    }
+}
+
 /* Equal extremes share their gradient evenly. */
 static void to_extremes(float *dz, const float *z, int64_t n, const struct rq_grid *g,
                         const struct rq_back *b)
