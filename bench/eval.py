@@ -10,7 +10,6 @@ The order alternates. Prints a table in Markdown; --json FILE appends an object.
 import argparse
 import json
 import os
-import platform
 import resource
 import statistics
 import subprocess
@@ -96,7 +95,31 @@ def prepare(work, o):
         json.dump([(i * 7919 + i // 13) % vocab for i in range(need)], f)
 
 
-def main():
+def measure(o):
+    """medians of seconds a window, and the last runs"""
+    peers, few = o.peers.split(","), max(o.windows // 4, 1)
+    times, last = {k: [] for k in peers}, {}
+    with tempfile.TemporaryDirectory() as work:
+        prepare(work, o)
+        for r in range(o.repeats):
+            for who in peers if r % 2 == 0 else peers[::-1]:
+                less = run(work, who, few, o)
+                last[who] = run(work, who, o.windows, o)
+                times[who].append((last[who]["seconds"] - less["seconds"]) / (o.windows - few))
+    return {"bench": "eval", "model": os.path.basename(o.model.rstrip("/")), "length": o.length, "windows": o.windows,
+            "threads": o.threads, "rounds": o.repeats, "seconds_per_window": {k: statistics.median(v) for k, v in times.items()},
+            "runs": last}
+
+
+def table(m):
+    s, runs = m["seconds_per_window"], m["runs"]
+    first = next(iter(s))
+    yield f"| {m['model']}, windows of {m['length']} | time against {first} | perplexity of these ids | peak memory |\n| --- | --- | --- | --- |"
+    for who in s:
+        yield f"| {who} | {s[who] / s[first]:.2f} × | {runs[who]['perplexity']:.6g} | {runs[who]['peak_bytes'] / 1e6:.0f} MB |"
+
+
+def options(argv=None):
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--model")
     p.add_argument("--length", type=int, default=512)
@@ -107,30 +130,22 @@ def main():
     p.add_argument("--json")
     p.add_argument("--child", help=argparse.SUPPRESS)
     p.add_argument("--who", help=argparse.SUPPRESS)
-    o = p.parse_args()
+    return p.parse_args(argv)
+
+
+def main():
+    o = options()
     if o.child:
         seconds, value, peak = WHO[o.who](o)
         print(json.dumps({"seconds": seconds, "perplexity": value, "peak_bytes": peak * 1024}))
         return 0
-    peers, few = o.peers.split(","), max(o.windows // 4, 1)
-    times, last = {k: [] for k in peers}, {}
-    with tempfile.TemporaryDirectory() as work:
-        prepare(work, o)
-        for r in range(o.repeats):
-            for who in peers if r % 2 == 0 else peers[::-1]:
-                less = run(work, who, few, o)
-                last[who] = run(work, who, o.windows, o)
-                times[who].append((last[who]["seconds"] - less["seconds"]) / (o.windows - few))
-    median = {k: statistics.median(v) for k, v in times.items()}
+    m = measure(o)
     if o.json:
         with open(o.json, "a") as f:
-            f.write(json.dumps({"bench": "eval", "model": os.path.basename(o.model.rstrip("/")), "length": o.length,
-                                "threads": o.threads, "machine": platform.processor() or platform.machine(),
-                                "seconds_per_window": median, "runs": last}) + "\n")
-    print(f"| perplexity, windows of {o.length} | time against {peers[0]} | perplexity | peak memory |\n| --- | --- | --- | --- |")
-    for who in peers:
-        print(f"| {who} | {median[who] / median[peers[0]]:.2f} × | {last[who]['perplexity']:.6g} | {last[who]['peak_bytes'] / 1e6:.0f} MB |")
+            f.write(json.dumps(m) + "\n")
+    print("\n".join(table(m)))
     return 0
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

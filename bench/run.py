@@ -1,0 +1,167 @@
+#!/usr/bin/env python3
+"""make bench: every comparison in one run, as Markdown and JSON under bench/results.
+
+    bench/run.py [--quick] [--only PATTERN] [--windows PATTERN] [--repeats N] [--peers f32,bf16] [--model GGUF|DIR] [--name NAME] [--out DIR]
+
+Windows of SmolLM2's and of Llama-2-7B's layer shapes against their products alone and against PyTorch; perplexity against
+transformers and llama.cpp; cost against layers, tokens, rank and group size; projections from single layers. Without
+PyTorch (SQ_PYTHON names a Python that has it) its columns stay empty. --quick: small shapes, one round."""
+import argparse
+import datetime
+import json
+import os
+import re
+import subprocess
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, HERE)
+import window  # noqa: E402
+
+BUILD = window.BUILD
+
+
+def machine():
+    name = next((x.split(":", 1)[1].strip() for x in open("/proc/cpuinfo") if x.startswith("model name")), "unknown")
+    version = subprocess.run([f"{BUILD}/bin/sq-window", "--version"], capture_output=True, text=True).stdout.strip()
+    commit = subprocess.run(["git", "-C", HERE, "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    flags = next((x for x in open("/proc/cpuinfo") if x.startswith("flags")), "").split()
+    has = [f for f in ("avx2", "avx512f", "avx512_bf16", "avx512_vnni", "amx_bf16") if f in flags]
+    return {"processor": name, "instructions": has, "threads": os.cpu_count(), "version": version, "commit": commit,
+            "date": datetime.date.today().isoformat()}
+
+
+def have(*modules):
+    code = "; ".join(f"import {m}" for m in modules)
+    return subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+# ---- what is measured: name, options of window.py ----
+
+WINDOWS = [f"--shape {shape} --scheme {scheme} --batch {batch} --tokens 2048"
+           for shape in ("smollm2", "llama-7b") for scheme in ("W2A16", "W4A4") for batch in (1, 3)]
+WINDOWS[:0] = [f"--shape smollm2 --scheme {scheme} --batch 3 --tokens 512" for scheme in ("W2A16", "W4A4")]
+QUICK = ["--shape tiny --scheme W2A16 --batch 3 --tokens 256", "--shape tiny --scheme W4A4 --batch 3 --tokens 256"]
+BASE = "--shape smollm2 --batch 3 --tokens 512"
+COSTS = [("layers of the window", "", [f"--layers {n}" for n in (1, 2, 4)]),
+         ("tokens of a sample", "", [f"--tokens {n}" for n in (256, 512, 1024, 2048)]),
+         ("rank", "", [f"--rank {n}" for n in (1, 4, 16, 64)]),
+         ("group size", "", [f"--scheme W2A16{g}" for g in ("", "g128", "g64", "g32")])]
+PROJECTIONS = [("Llama-2-7B", "llama-7b", 32), ("Qwen2.5-7B", "qwen2.5-7b", 28), ("Llama-2-70B", "llama-70b", 80)]
+
+
+class Report:
+    def __init__(self, o):
+        self.o, self.json = o, []
+        os.makedirs(o.out, exist_ok=True)
+        self.path = os.path.join(o.out, o.name)
+        self.text = open(f"{self.path}.md", "w")
+
+    def say(self, line=""):
+        print(line, flush=True)
+        print(line, file=self.text, flush=True)
+
+    def keep(self, m):
+        self.json.append(m)
+        with open(f"{self.path}.json", "w") as f:
+            json.dump({"machine": machine(), "results": self.json}, f, indent=1)
+
+    def wanted(self, name):
+        return re.search(self.o.only, name) is not None
+
+
+def windows(r):
+    r.say("## One training step of one layer\n\nThe rate is that of the same products alone, linears only, and with attention's. "
+          "× : PyTorch's time over ours, in the same run.\n")
+    r.say(window.HEAD)
+    for args in QUICK if r.o.quick else [w for w in WINDOWS if re.search(r.o.windows, w)]:
+        slow = "llama-7b" in args
+        peers = ",".join(p for p in r.o.peers.split(",") if p and not (slow and p in r.o.skip_7b.split(",")))
+        o = window.options(args.split() + ["--repeats", str(r.o.repeats), "--steps", "1" if slow else "2", "--peers", peers])
+        m = window.measure(o)
+        r.keep(m)
+        r.say(window.row(m))
+    r.say()
+
+
+def costs(r):
+    r.say("## Cost of a step against its parameters\n\nsmollm2, 3×512, W2A16, one layer, rank 4; ratios of time and of peak memory to that.\n")
+    r.say("| what | " + " | ".join(["value", "time", "memory"]) + " |\n| --- | --- | --- | --- |")
+    measure = lambda extra: window.measure(window.options(
+        (BASE + " " + extra).split() + ["--repeats", str(r.o.repeats), "--steps", "2", "--peers", ""]))
+    base = measure("")
+    for name, _, variants in COSTS:
+        for v in variants:
+            m = measure(v)
+            r.keep(m)
+            r.say(f"| {name} | {v.split()[-1].removeprefix('W2A16') or 'a row'} | {m['seconds']['sq'] / base['seconds']['sq']:.2f} × | "
+                  f"{m['peak_bytes']['sq'] / base['peak_bytes']['sq']:.2f} × |")
+    r.say()
+
+
+def projections(r):
+    r.say("## Projections, not measurements\n\nFrom one layer at 1×2048, W2A16, on this machine: 128 samples of 2048, batch 1, 20 epochs over both stages, the windows of the "
+          "default schedule, without the evaluations between them; memory with a window of 4 layers and activations in a file (--spill).\n")
+    r.say("| model | seconds of a layer-step | whole run | memory of a window |\n| --- | --- | --- | --- |")
+    for name, shape, layers in PROJECTIONS:
+        if shape == "llama-70b" and r.o.quick:
+            continue
+        o = window.options(f"--shape {shape} --batch 1 --tokens 2048 --repeats 1 --steps 1 --peers".split() + [""])
+        one = window.measure(o)
+        o.layers = 2 if shape != "llama-70b" else 1
+        two = window.measure(o) if o.layers > 1 else None
+        r.keep(one)
+        step = one["seconds"]["sq"]
+        more = (two["peak_bytes"]["sq"] - one["peak_bytes"]["sq"]) if two else one["peak_bytes"]["sq"]
+        plan = subprocess.run([f"{BUILD}/bin/sq-window", "-s", "W2A16", "--plan", "--layers", str(layers)], check=True,
+                              capture_output=True, text=True).stdout
+        passes = sum(int(b) - int(a) + 1 for a, b in re.findall(r"(\d+)-(\d+)", plan))
+        days = step * 128 * 20 * passes / 86400
+        r.say(f"| {name} | {step:.1f} | {days:.1f} days | {(one['peak_bytes']['sq'] + 3 * more) / 1e9:.1f} GB |")
+    r.say()
+
+
+def perplexity(r):
+    import importlib.util
+    spec = importlib.util.spec_from_file_location("sq_bench_eval", os.path.join(HERE, "eval.py"))
+    ev = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(ev)
+    r.say("## Perplexity of a float model\n")
+    peers = ["sq f32", "sq bf16"] + [f"torch {p}" for p in r.o.peers.split(",") if p] + (["llama.cpp f32"] if have("llama_cpp") else [])
+    o = ev.options(["--model", r.o.model, "--repeats", str(r.o.repeats), "--peers", ",".join(peers)])
+    m = ev.measure(o)
+    r.keep(m)
+    for line in ev.table(m):
+        r.say(line)
+    r.say()
+
+
+def main():
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("--quick", action="store_true")
+    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project")
+    p.add_argument("--windows", default=".", help="of the windows, those whose options match")
+    p.add_argument("--repeats", type=int, default=5)
+    p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
+    p.add_argument("--skip-7b", default="", help="of these, not for the shape of Llama-2-7B")
+    p.add_argument("--model", default="", help="for perplexity; examples/tiny unless given")
+    p.add_argument("--name", default="latest", help="of the result files")
+    p.add_argument("--out", default=os.path.join(HERE, "results"))
+    o = p.parse_args()
+    o.model = o.model or os.path.join(HERE, "..", "examples", "tiny")
+    if o.quick:
+        o.repeats = 1
+    if o.peers and not have("torch"):
+        print("skipped: PyTorch's columns: this Python has no torch (SQ_PYTHON names one)", file=sys.stderr)
+        o.peers = ""
+    r = Report(o)
+    m = machine()
+    r.say(f"# {m['processor']}, {m['threads']} threads\n\n{', '.join(m['instructions'])}; {m['version'].splitlines()[0]}; commit {m['commit']}, "
+          f"{m['date']}. Medians of {o.repeats} rounds in alternating order.\n")
+    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections)):
+        if r.wanted(name):
+            part(r)
+    return 0
+
+
+sys.exit(main())
