@@ -116,14 +116,14 @@ $(B)/fuzz/%.libfuzzer: $(B)/obj/tests/fuzz/%.o $(LIB)
 	@mkdir -p $(@D)
 	$(Q)$(CC) $(LDFLAGS_ALL) -fsanitize=fuzzer $^ $(LIBS) -o $@
 
-# ---- rates of the operations beside bare BLIS; BENCH_ARGS: tokens, models ----
+# ---- sq beside its own products, PyTorch and llama.cpp: bench/README.md; BENCH_ARGS: options of bench/run.py ----
 $(B)/bench/%: $(B)/obj/bench/%.o $(LIB)
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -o $@
 
-bench: $(B)/bench/ops $(B)/bench/ceiling
-	$(Q)$< $(BENCH_ARGS)
+bench: all tests $(B)/bench/ops $(B)/bench/ceiling
+	$(Q)SQ_BUILD=$(abspath $(B)) $${SQ_PYTHON:-python3} bench/run.py $(BENCH_ARGS)
 
 # ---- man pages: the hand-written part is man/<prog>.1.in, synopsis and options come from the program ----
 MAN := $(patsubst man/%.1.in,$(B)/man/%.1,$(sort $(wildcard man/*.1.in))) $(patsubst man/%,$(B)/man/%,$(wildcard man/*.7))

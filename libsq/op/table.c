@@ -51,15 +51,18 @@ static int fill_cpu(void)
 {
     const char *isa = getenv("SQ_ISA");
     enum sq_cpu_level level = SQ_CPU_LIBRARIES;
+    bool narrow = false;
     if (have_cpu)
         return 0;
     if (isa && strcmp(isa, "base") == 0)
         level = SQ_CPU_BASE;
     else if (isa && strcmp(isa, "vector") == 0)
         level = SQ_CPU_VECTOR;
+    else if (isa && strcmp(isa, "avx2") == 0)
+        narrow = true;
     else if (isa && *isa)
-        return sq_fail(SQ_E_ARG, "SQ_ISA is '%s', not base or vector", isa);
-    const int rc = sq_cpu_init(level);
+        return sq_fail(SQ_E_ARG, "SQ_ISA is '%s', not base, vector or avx2", isa);
+    const int rc = sq_cpu_init(level, narrow);
     if (rc < 0)
         return rc;
     for (int p = 0; p < 2; p++)

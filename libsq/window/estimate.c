@@ -18,22 +18,6 @@ static int64_t count_params(const struct held *h)
     return n;
 }
 
-static int64_t spill_bytes(const struct pass *e)
-{
-    return acts_floats(&e->acts) * 2 * (int64_t)sizeof(float);
-}
-
-/* memory of the largest window with its streams, as the passes allocate it */
-static int64_t peak_bytes(const struct pass *e, const struct estimate *x)
-{
-    const int64_t widest = x->widest, batch = SQ_MIN(e->plan->batch, e->acts.samples);
-    const int64_t streams = e->plan->spill ? 0 : spill_bytes(e);
-    const int64_t weight = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
-    /* parameter, gradient, two moments, and the guard's copy */
-    return widest * (x->layer_bytes + x->params * 5 * (int64_t)sizeof(float)) + streams + weight +
-           sq_trainer_bytes(&e->cfg, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens);
-}
-
 static int time_step(struct pass *e, struct estimate *x, double rate)
 {
     struct sq_member member;
@@ -121,9 +105,11 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
         total += s;
     }
     print_time("time together", total);
-    printf("%-28s %.1f MB\n", "peak memory", (double)peak_bytes(e, &x) / 1e6);
+    printf("%-28s %.1f MB, %.1f MB at the least (--memory)\n", "peak memory",
+           (double)pass_memory(e, pass_held(e, 0), x.widest, false) / 1e6,
+           (double)pass_memory(e, pass_held(e, 0), x.widest, true) / 1e6);
     if (p->spill)
-        printf("%-28s %.1f MB\n", "disk for the activations", (double)spill_bytes(e) / 1e6);
+        printf("%-28s %.1f MB\n", "disk for the activations", (double)pass_spill_bytes(e) / 1e6);
     if (p->nrate > 1 && !p->window_order) {
         /* the stream between two passes: the layers as they came and their parameters */
         const int64_t tensors = x.layer_bytes - 4 * pass_held(e, 0)->w.count; /* what the view does not borrow */

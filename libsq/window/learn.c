@@ -30,6 +30,7 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
         members[i] = (struct sq_member){.w = &h->w, .p = &h->p};
     }
     job.scheme.rate = rate;
+    job.recompute = e->recompute;
     job.xq = e->acts.xq;
     job.target = e->acts.xf;
     job.samples = e->acts.samples;
@@ -165,7 +166,9 @@ int pass_learn(struct pass *e, int64_t k)
 {
     const struct sq_window *w = &e->schedule.window[k];
     struct sq_member *members = NULL;
-    int rc = sq_alloc(&members, w->last - w->first + 1);
+    int rc = pass_choose_memory(e);
+    if (rc == 0)
+        rc = sq_alloc(&members, w->last - w->first + 1);
     for (int i = 0; rc == 0 && i < e->nrate; i++)
         rc = learn_at(e, k, e->rate[i], members);
     sq_free(members);

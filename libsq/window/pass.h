@@ -47,6 +47,7 @@ struct pass {
     bool pending; /* rec was read and not used */
     struct cursor offer;
     bool waiting; /* an announced cursor is going to be used */
+    bool measured, recompute; /* --memory was looked at; what it demands */
 };
 
 int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally,
@@ -64,6 +65,12 @@ struct held *pass_held(struct pass *e, int64_t layer);
 /* The job of window k at a rate, without an order; members has room for its layers. */
 struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members);
 int64_t pass_picks(const struct pass *e);
+/* ---- memory.c: what the widest window takes, as the passes allocate it ---- */
+int64_t pass_spill_bytes(const struct pass *e); /* the two activation streams */
+int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute);
+/* Whether windows have to be recomputed for --memory; SQ_E_ARG when that does not help. A layer must be held. */
+int pass_choose_memory(struct pass *e) SQ_MUSTUSE;
+
 /* Window k through all stages of the pass: learns, reports, writes window records. */
 int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
 /* ---- pass_layers.c ---- */

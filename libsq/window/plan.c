@@ -1,6 +1,8 @@
 #include "sq/engine.h"
 
+#include <errno.h>
 #include <math.h>
+#include <stdlib.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -65,6 +67,22 @@ static int read_rates(struct sq_plan *p, const struct sq_window_opts *o)
     return 0;
 }
 
+/* "800M", "4G", "123456789"; NULL: 0 */
+static int read_size(int64_t *out, const char *text)
+{
+    char *end;
+    *out = 0;
+    if (!text)
+        return 0;
+    errno = 0;
+    const double x = strtod(text, &end);
+    const double unit = *end == 'K' ? 1e3 : *end == 'M' ? 1e6 : *end == 'G' ? 1e9 : *end == 'T' ? 1e12 : 1.0;
+    if (end == text || errno || !(x * unit >= 1.0 && x * unit < 1e18) || (*end && (unit == 1.0 || end[1])))
+        return sq_fail(SQ_E_ARG, "--memory is '%s', not a size like 800M or 4G", text);
+    *out = (int64_t)(x * unit);
+    return 0;
+}
+
 int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed)
 {
     *p = (struct sq_plan){.batch = o->batch,
@@ -75,9 +93,12 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
                           .work = o->work,
                           .spill = o->spill,
                           .window_order = o->order == SQ_ORDER_WINDOW};
+    int rc = read_size(&p->memory, o->memory);
+    if (rc < 0)
+        return rc;
     if (!o->scheme && !o->plan)
         return sq_fail(SQ_E_ARG, "--scheme is missing; W2A16, W3A16g128 and W4A4 are schemes");
-    int rc = sq_scheme_parse(&p->scheme, o->scheme ? o->scheme : "W16A16"); /* a plan alone needs none */
+    rc = sq_scheme_parse(&p->scheme, o->scheme ? o->scheme : "W16A16"); /* a plan alone needs none */
     if (rc < 0)
         return rc;
     const struct preset *preset = preset_of(&p->scheme);

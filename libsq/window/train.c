@@ -50,7 +50,7 @@ static bool has_codes(const struct sq_ops *ops, const struct sq_scheme *s)
 }
 
 int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
-                         int64_t layers, int64_t batch, int64_t tokens)
+                         int64_t layers, int64_t batch, int64_t tokens, bool recompute)
 {
     const int64_t size = (int64_t)sq_dtype_size(folded_type(ops)) + has_codes(ops, s);
     int64_t weights = 8 * cfg->hidden, rows, cols;
@@ -60,7 +60,8 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
     }
     const int64_t acts = batch * tokens * cfg->hidden;
     return layers * weights + 4 * ((layers + 3) * acts + tokens * cfg->head_dim) +
-           sq_trace_bytes(cfg, batch, tokens, true) + (layers - 1) * sq_trace_bytes(cfg, batch, tokens, false);
+           sq_trace_bytes(cfg, batch, tokens, true) +
+           (recompute ? 0 : layers - 1) * sq_trace_bytes(cfg, batch, tokens, false);
 }
 
 static int alloc_all(struct sq_trainer *t)
@@ -247,6 +248,12 @@ static void receive(void *ctx, int64_t linear, float *dw, float *dbias)
     (void)sq_work_begin(before);
 }
 
+/* Where layer k leaves what its backward needs: with recompute every layer in the same place. */
+static struct sq_trace *trace_of(const struct sq_trainer *t, const struct sq_window_job *job, int64_t k)
+{
+    return t->trace[job->recompute ? 0 : k];
+}
+
 /* t->dx: in, the gradient at the output of layer k; out, at its input */
 static void backward(struct sq_trainer *t, const struct sq_window_job *job, int64_t k, const struct sq_run *run,
                      int64_t n)
@@ -256,7 +263,9 @@ static void backward(struct sq_trainer *t, const struct sq_window_job *job, int6
     memcpy(g.gain, t->gain, sizeof g.gain);
     memset(t->gains, 0, (size_t)t->ngain * sizeof *t->gains);
     sq_fold_grad_begin(job->member[k].p);
-    sq_block_backward(k > 0 ? t->dx : NULL, &g, t->dx, t->x[k], &t->folded[k], run, n, t->trace[k]);
+    if (job->recompute && k < job->n - 1)
+        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, trace_of(t, job, k), NULL);
+    sq_block_backward(k > 0 ? t->dx : NULL, &g, t->dx, t->x[k], &t->folded[k], run, n, trace_of(t, job, k));
     sq_fold_grad_end(job->member[k].p, g.gain, g.router, job->member[k].w);
 }
 
@@ -271,7 +280,7 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
         if (sq_stopped())
             return NAN;
         fold(t, k, &job->member[k], &job->scheme, false);
-        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, t->trace[k], NULL);
+        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, trace_of(t, job, k), NULL);
     }
     const double loss =
         sq_loss_grad(t->dx, t->x[job->n], t->target, t->weight, tokens, t->cfg.hidden, 1.0 / (double)tokens) /

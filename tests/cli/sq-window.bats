@@ -164,6 +164,27 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     [[ $stderr == *"No space left"* ]]
 }
 
+@test "window: --memory is kept, by computing again what does not fit, with the same bytes; else refused in one line" {
+    sq-load "$BATS_TEST_DIRNAME/../../examples/tiny" |
+        sq-calib -t "$BATS_TEST_DIRNAME/../../examples/tiny/calib.txt" -n 3 -l 512 --heldout 0 -o in.sq
+    few="-s W2A16 --threads 1 --epochs 1 --rate 0.5 --windows 3-3 --no-prov -i in.sq"
+    run -0 sq-window $few --dry-run
+    [[ $output =~ "peak memory "[\ ]*([0-9]+)"."[0-9]" MB, "([0-9]+)"."[0-9]" MB at the least" ]]
+    all=${BASH_REMATCH[1]} least=${BASH_REMATCH[2]}
+    [ "$all" -gt $((least + 10)) ]
+    sq-window -q $few -o free.sq
+    sq-window -v $few --memory $(((all + least) / 2))M --metrics m.json -o held.sq 2>err
+    grep -q "computes forwards again" err
+    cmp free.sq held.sq
+    peak=$(sed -n 's/.*"event": *"done".*"peak_bytes": *\([0-9]*\).*/\1/p' m.json)
+    [ "$peak" -gt 1000000 ] && [ "$peak" -le $(((all + least) / 2 * 1000000)) ]
+    run -2 --separate-stderr sq-window -q $few --memory 60M -o out.sq
+    [[ $stderr == "sq-window: error: "*"windows of 4 layers need "*" MB, --memory says 60 MB; "* ]]
+    [ ! -e out.sq ]
+    run -2 --separate-stderr sq-window $few --memory 4X -o out.sq
+    [[ $stderr == *"--memory is '4X', not a size"* ]]
+}
+
 @test "window: activations in a file give the same bytes and leave nothing behind; a folder that cannot hold them is one clear line" {
     tiny_stream 5 6 8 2 >in.sq
     sq-window $args --no-prov -i in.sq -o memory.sq

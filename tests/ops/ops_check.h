@@ -129,7 +129,7 @@ static const struct sq_ops *reference_ops(void)
 static const struct sq_ops *level_ops(enum sq_cpu_level level)
 {
     static struct sq_ops ops;
-    assert_int_equal(sq_cpu_init(level), 0);
+    assert_int_equal(sq_cpu_init(level, false), 0);
     ops = *reference_ops();
     sq_cpu_fill(&ops);
     return &ops;

@@ -78,7 +78,7 @@ static void onednn_in_f32(void **state)
 {
     (void)state;
     const char *unit;
-    if (sq_onednn_open(&unit) < 0) {
+    if (sq_onednn_open(&unit, false) < 0) {
         print_message("skipped: %s\n", sq_errmsg());
         skip();
     }

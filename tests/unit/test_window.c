@@ -382,6 +382,40 @@ static void test_clip_direction(void **state)
     teardown(&f);
 }
 
+/* Forwards made again in the backward: the same bits, with weights and with activations rounded. */
+static void test_recompute(void **state)
+{
+    (void)state;
+    static const char *const scheme[] = {"W2A16", "W4A4"};
+    struct fixture f;
+    for (int s = 0; s < SQ_COUNT(scheme); s++) {
+        const int64_t pick[BATCH] = {1, 4};
+        float *first[LAYERS];
+        double loss[2];
+        setup(&f, scheme[s], true, SQ_LOSS_MSE);
+        for (int again = 0; again < 2; again++) {
+            f.job.recompute = again;
+            assert_int_equal(sq_window_grad(&loss[again], f.trainer, &f.job, pick, BATCH), 0);
+            for (int layer = 0; layer < LAYERS; layer++) {
+                const struct sq_params *p = &f.p[layer];
+                int64_t n = 0;
+                for (int64_t i = 0; i < p->nparam; i++)
+                    n += 3 * p->param[i].n;
+                if (!again)
+                    first[layer] = memcpy(malloc((size_t)n * 4), p->moments, (size_t)n * 4);
+                else
+                    assert_memory_equal(first[layer], p->moments, (size_t)n * 4);
+            }
+        }
+        assert_true(loss[0] == loss[1]);
+        assert_true(sq_trainer_bytes(&CFG, f.ops, &f.job.scheme, LAYERS, BATCH, TOKENS, true) <
+                    sq_trainer_bytes(&CFG, f.ops, &f.job.scheme, LAYERS, BATCH, TOKENS, false));
+        for (int layer = 0; layer < LAYERS; layer++)
+            free(first[layer]);
+        teardown(&f);
+    }
+}
+
 /* ---- guard, order, threads ---- */
 
 static void train_setup(struct fixture *f, const char *scheme, int64_t *order, int64_t picks)
@@ -482,6 +516,7 @@ int main(void)
         cmocka_unit_test(test_w2a16),       cmocka_unit_test(test_w4a4),
         cmocka_unit_test(test_stages),      cmocka_unit_test(test_half),
         cmocka_unit_test(test_loss),        cmocka_unit_test(test_differences),
+        cmocka_unit_test(test_recompute),
         cmocka_unit_test(test_clip_direction), cmocka_unit_test(test_guard),
         cmocka_unit_test(test_order),       cmocka_unit_test(test_steps),
         cmocka_unit_test(test_threads),

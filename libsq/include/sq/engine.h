@@ -20,7 +20,7 @@ enum sq_order { SQ_ORDER_PASS, SQ_ORDER_WINDOW };
 
 /* What the command line says; 0 or NULL: as preset and scheme say (METHOD 4). */
 struct sq_window_opts {
-    const char *scheme, *learn, *schedule, *windows, *work, *spill;
+    const char *scheme, *learn, *schedule, *windows, *work, *spill, *memory;
     int preset, init, loss, order;
     double rate, gamma, lr[SQ_P_KINDS];
     int64_t epochs, batch, rank, layers;
@@ -54,6 +54,7 @@ struct sq_window_opts {
     SQ_OPT_FLAG(0, "no-cursor", &(o).no_cursor, "ignore a cursor: start from the tokens"),                            \
     SQ_OPT_STR(0, "work", &(o).work, "DIR", "where the stream between passes is kept (unlinked; $TMPDIR)"),           \
     SQ_OPT_STR(0, "spill", &(o).spill, "DIR", "keep the activations in a file there (unlinked), not in memory"),     \
+    SQ_OPT_STR(0, "memory", &(o).memory, "SIZE", "at most this much, 800M or 4G: computes again what does not fit"),     \
     SQ_OPT_FLAG(0, "dry-run", &(o).dry_run, "memory, disk and time, from one timed step; no output")
 
 enum { SQ_MAX_RATES = 100 };
@@ -74,6 +75,7 @@ struct sq_plan {
     bool learns;            /* false: nothing is trained */
     bool needs_acts;        /* false: layers get their scheme and nothing else */
     const char *schedule, *windows, *work, *spill;
+    int64_t memory; /* bytes that the run may take; 0: no limit */
 };
 
 /* SQ_E_ARG on options that contradict each other. */

@@ -10,6 +10,7 @@
  * instruction set and libraries, which `isa` names:
  *   SQ_ISA=base      in the environment: plain C, no vector kernels, no libraries
  *   SQ_ISA=vector    our vector kernels, no libraries
+ *   SQ_ISA=avx2      as on a processor with AVX2 and nothing newer
  *   BLIS_ARCH_TYPE   BLIS's own choice of a kernel set
  *   OMP_WAIT_POLICY=passive   no effect on results; kinder where several programs share the processors */
 #ifndef SQ_OP_H

@@ -32,9 +32,9 @@ struct sq_trainer;
 int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const struct sq_ops *ops,
                    const struct sq_scheme *s, int64_t layers, int64_t batch, int64_t tokens) SQ_MUSTUSE;
 void sq_trainer_free(struct sq_trainer **t);
-/* what sq_trainer_new allocates */
+/* what a window of that many layers uses of it */
 int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
-                         int64_t layers, int64_t batch, int64_t tokens);
+                         int64_t layers, int64_t batch, int64_t tokens, bool recompute);
 
 /* One layer of a window: original weights and learnable parameters (NULL: plain rounding). Borrowed. */
 struct sq_member {
@@ -62,6 +62,7 @@ struct sq_window_job {
     const int64_t *order;
     int64_t picks, epoch, batch;
     double lr[SQ_P_KINDS];
+    bool recompute; /* keep the inputs of layers only: the backward makes a layer's forward again. The same bytes */
     /* after every step; a negative result stops the training and is returned */
     int (*step)(void *ctx, int64_t step, int64_t steps, double loss);
     void *ctx;

@@ -19,16 +19,16 @@ static const struct sq_vec *vectors(void)
     return &sq_vec_base;
 }
 
-int sq_cpu_init(enum sq_cpu_level level)
+int sq_cpu_init(enum sq_cpu_level level, bool narrow)
 {
     const int rc = sq_space_open();
     if (rc < 0)
         return rc;
     sq_vec = level == SQ_CPU_BASE ? &sq_vec_base : vectors();
     /* A processor without vectors of ours may still have a kernel of BLIS's. */
-    if (level < SQ_CPU_LIBRARIES || sq_tile_blis(&sq_tile) < 0)
+    if (level < SQ_CPU_LIBRARIES || sq_tile_blis(&sq_tile, narrow) < 0)
         sq_tile = sq_vec->tile;
-    sq_codes_unit = level == SQ_CPU_LIBRARIES && sq_onednn_open(&sq_bf16_unit) == 0;
+    sq_codes_unit = level == SQ_CPU_LIBRARIES && sq_onednn_open(&sq_bf16_unit, narrow) == 0;
     if (!sq_codes_unit)
         sq_bf16_unit = NULL;
     return 0;

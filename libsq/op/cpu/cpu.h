@@ -71,12 +71,13 @@ extern const struct sq_vec sq_vec_base;
 extern const struct sq_vec sq_vec_avx2;
 #endif
 
-/* BLIS's own micro-kernel for this processor; SQ_E_UNSUP when its shape cannot be used or it was not built in. */
-int sq_tile_blis(struct sq_tile *out) SQ_MUSTUSE;
+/* BLIS's own micro-kernel for this processor; SQ_E_UNSUP when its shape cannot be used, it was not built in, or, with
+ * narrow, it is not one for AVX2. */
+int sq_tile_blis(struct sq_tile *out, bool narrow) SQ_MUSTUSE;
 
 /* oneDNN's products. *unit: the processor's unit for bf16 products that it would use ("dnnl-amx", "dnnl-bf16"), or NULL.
- * SQ_E_UNSUP when it was not built in. */
-int sq_onednn_open(const char **unit) SQ_MUSTUSE;
+ * narrow: nothing beyond AVX2, which holds for the process. SQ_E_UNSUP when it was not built in. */
+int sq_onednn_open(const char **unit, bool narrow) SQ_MUSTUSE;
 /* As gemm with operands rounded to bf16, or, for tests, not. SQ_E_UNSUP, with C as it was, when the library
  * refuses. The caller holds the workspace's lock. */
 int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
@@ -96,9 +97,9 @@ extern struct sq_tile sq_tile;
 extern const char *sq_bf16_unit; /* that oneDNN uses for rounded operands; NULL: they go through sq_tile */
 extern bool sq_codes_unit;       /* oneDNN multiplies codes */
 
-/* Reserve workspace, choose kernels: plain ones, the processor's vectors, or these with BLIS and oneDNN. What is not
- * there is left out. */
-int sq_cpu_init(enum sq_cpu_level level) SQ_MUSTUSE;
+/* Reserve workspace, choose kernels: plain ones, the processor's vectors, or these with BLIS and oneDNN; narrow: as on a
+ * processor that has AVX2 and nothing newer. What is not there is left out. */
+int sq_cpu_init(enum sq_cpu_level level, bool narrow) SQ_MUSTUSE;
 /* Override the entries of a table that is filled with the reference. */
 void sq_cpu_fill(struct sq_ops *ops);
 

@@ -37,9 +37,16 @@ static void by_columns(float *c, int64_t ldc, const float *a, const float *b, in
     multiply(c, 1, ldc, b, a, n, m, k, add);
 }
 
-int sq_tile_blis(struct sq_tile *out)
+static bool for_avx2(arch_t id)
+{
+    return id == BLIS_ARCH_HASWELL || id == BLIS_ARCH_ZEN || id == BLIS_ARCH_ZEN2 || id == BLIS_ARCH_ZEN3;
+}
+
+int sq_tile_blis(struct sq_tile *out, bool narrow)
 {
     bli_init();
+    if (narrow && !for_avx2(bli_arch_query_id()))
+        return sq_fail(SQ_E_UNSUP, "blis chose its kernels for %s", bli_arch_string(bli_arch_query_id()));
     context = bli_gks_query_cntx();
     const void_fp found = bli_cntx_get_l3_nat_ukr_dt(BLIS_FLOAT, BLIS_GEMM_UKR, context);
     memcpy(&kernel, &found, sizeof kernel); /* it comes as a pointer to void, which C does not convert */
@@ -57,9 +64,9 @@ int sq_tile_blis(struct sq_tile *out)
     return 0;
 }
 #else
-int sq_tile_blis(struct sq_tile *out)
+int sq_tile_blis(struct sq_tile *out, bool narrow)
 {
-    (void)out;
+    (void)out, (void)narrow;
     return sq_fail(SQ_E_UNSUP, "this program was built without blis");
 }
 #endif
