@@ -3,8 +3,15 @@
 
 #include "pass.h"
 
-/* Code, libraries, a piece of the embedding, panels of products; and for every thread blocks of attention. */
-enum { FIXED = 64 << 20, PER_THREAD = 12 << 20 };
+/* Code, libraries, a piece of the embedding; panels of products; and for every thread blocks of attention. */
+enum { FIXED = 24 << 20, PANELS = 32 << 20, PER_THREAD = 4 << 20 };
+
+/* The panels of the largest product: both operands once more. */
+static int64_t panels(const struct sq_config *c, int64_t rows)
+{
+    const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), c->heads * c->head_dim);
+    return SQ_MIN(PANELS, 4 * (rows * wide + c->hidden * wide));
+}
 
 int64_t pass_spill_bytes(const struct pass *e)
 {
@@ -28,8 +35,9 @@ int64_t pass_memory(const struct pass *e, const struct held *like, int64_t wides
     const struct sq_plan *p = e->plan;
     const int64_t streams = p->spill ? 0 : pass_spill_bytes(e);
     const int64_t tokens = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
-    return FIXED + omp_get_max_threads() * (int64_t)PER_THREAD + widest * held_bytes(like) + streams + tokens +
-           sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, SQ_MIN(p->batch, e->acts.samples), e->acts.tokens,
+    const int64_t batch = SQ_MIN(p->batch, e->acts.samples), rows = batch * e->acts.tokens;
+    return FIXED + panels(&e->cfg, rows) + omp_get_max_threads() * (int64_t)PER_THREAD + widest * held_bytes(like) + streams + tokens +
+           sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens,
                             recompute);
 }
 
