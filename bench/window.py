@@ -11,6 +11,7 @@ appends an object."""
 import argparse
 import json
 import os
+import re
 import resource
 import statistics
 import subprocess
@@ -59,7 +60,7 @@ def sq_steps(work, o):
 def ceiling(o):
     env = dict(os.environ, OMP_NUM_THREADS=str(o.threads))
     out = subprocess.run([f"{BUILD}/bench/ceiling", *map(str, (*SHAPES[o.shape], o.batch, o.tokens, o.layers, o.steps)),
-                          "codes" if o.scheme.split("A")[1].split("g")[0] != "16" else "bf16"],
+                          "codes" if o.scheme == "W4A4" else "bf16"],
                          check=True, capture_output=True, text=True, env=env).stdout
     return json.loads(out)
 
@@ -82,9 +83,9 @@ def child(o):
     torch.set_num_threads(o.threads)
     torch.manual_seed(0)
     model = oracle.load_model(f"{o.child}/model")
-    bits = o.scheme.split("g")[0][1:].split("A")
-    qc = oracle.scheme(int(bits[0]), int(bits[1]))
-    params = [oracle.init_params(w, model.cfg, qc, scaling=qc.abits < 16) for w in model.layers]
+    weights, acts, group = re.fullmatch(r"W(\d+)A(\d+)(?:g(\d+))?", o.scheme).groups(default="0")
+    qc = oracle.scheme(int(weights), int(acts), int(group))
+    params = [oracle.init_params(w, model.cfg, qc, rank=o.rank, scaling=qc.abits < 16) for w in model.layers]
     leaves = [t.requires_grad_() for p in params for t in p.values()]
     state = [(torch.zeros_like(t), torch.zeros_like(t)) for t in leaves]
     rope = oracle.rope_table(model.cfg, o.tokens)

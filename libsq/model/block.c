@@ -84,11 +84,16 @@ struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transp
     return (struct sq_mat){b->w[linear], cols, transposed, b->type};
 }
 
-/* As carve(): bytes of the arrays behind the codes. */
+int64_t sq_coded_linears(const struct sq_config *cfg)
+{
+    return cfg->experts > 0 ? SQ_GATE : sq_config_linears(cfg);
+}
+
+/* As carve(): bytes of the arrays behind the codes. Experts multiply floats: their tokens are gathered first. */
 static int64_t carve_codes(struct sq_block *b, char *base)
 {
     int64_t at = 0;
-    for (int64_t i = 0; i < b->nlinear; i++) {
+    for (int64_t i = 0; i < sq_coded_linears(b->cfg); i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, b->cfg, i);
         const int64_t four = padded(rows) * 4, one = padded(rows * cols);

@@ -66,7 +66,7 @@ void sq_block_forward(float *y, const float *x, const struct sq_block *b, const 
 {
     const struct sq_config *cfg = b->cfg;
     const int64_t n = batch * r->tokens, Q = cfg->heads * cfg->head_dim;
-    SQ_ASSERT(n <= t->rows);
+    SQ_ASSERT(n <= t->rows && (!stats || !b->code));
     project(x, b, r, batch, t, stats);
     attend(cfg, r, batch, t);
     const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->out, b, r, n, Q, t) : NULL;

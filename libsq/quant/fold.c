@@ -269,7 +269,7 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
                                .to = {to->w[k], to->type},
                                .w = {w->w[k], w->type},
                                .strip = p->strip,
-                               .code = q.bits < 16 && to->code ? &to->code[k] : NULL};
+                               .code = q.bits < 16 && to->code && to->code[k].q ? &to->code[k] : NULL};
         if (d.code) {
             d.code->bits = q.bits;
             d.code->cols = sq_rowq_covered(d.l.cols, q.rate);

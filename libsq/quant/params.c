@@ -180,6 +180,12 @@ out:
     return rc;
 }
 
+int64_t sq_params_bytes(const struct sq_params *p)
+{
+    const int64_t floats = 4 * total(p) + p->rows_max + p->cols_max + fold_strip_size(p) + fold_partial_size(p);
+    return floats * (int64_t)sizeof(float) + fold_sums_size(p) * (int64_t)sizeof(double);
+}
+
 void sq_params_project(struct sq_params *p)
 {
     for (int at = 0; at < SQ_PLACES; at++) {

@@ -133,7 +133,7 @@ struct sq_rowq sq_scheme_acts(const struct sq_scheme *s)
     return (struct sq_rowq){.bits = s->abits, .rate = s->rate};
 }
 
-bool sq_scheme_codes(const struct sq_scheme *s)
+bool sq_scheme_codes(const struct sq_scheme *s, int64_t k)
 {
-    return s->wbits < 16 && s->abits < 16 && !s->group && sq_codes_multiply(s->abits, s->wbits);
+    return s->wbits < 16 && s->abits < 16 && !s->group && sq_codes_multiply(s->abits, s->wbits, k);
 }

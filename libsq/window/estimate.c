@@ -5,7 +5,7 @@
 #include "pass.h"
 
 struct estimate {
-    int64_t layer_bytes, params, steps, widest;
+    int64_t tensor_bytes, params, steps, widest;
     int64_t layers;    /* sum over chosen windows */
     double step, eval; /* seconds of one layer: a step, a forward over all samples */
 };
@@ -57,9 +57,8 @@ static int first_layer(struct pass *e, struct estimate *x)
     SQ_TRY(pass_advance_float(e, 1));
     const struct held *h = pass_held(e, 0);
     x->params = count_params(h);
-    x->layer_bytes = h->w.count * (int64_t)sizeof(float);
     for (int64_t i = 0; i < h->layer.ntensor; i++)
-        x->layer_bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
+        x->tensor_bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
 out:
     return rc;
 }
@@ -112,9 +111,8 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
         printf("%-28s %.1f MB\n", "disk for the activations", (double)pass_spill_bytes(e) / 1e6);
     if (p->nrate > 1 && !p->window_order) {
         /* the stream between two passes: the layers as they came and their parameters */
-        const int64_t tensors = x.layer_bytes - 4 * pass_held(e, 0)->w.count; /* what the view does not borrow */
         printf("%-28s %.1f MB and embedding and head\n", "disk for the spool file",
-               (double)(e->cfg.layers * (tensors + 4 * x.params)) / 1e6);
+               (double)(e->cfg.layers * (x.tensor_bytes + 4 * x.params)) / 1e6);
     }
 out:
     return rc;

@@ -3,14 +3,17 @@
 
 #include "pass.h"
 
-/* Code, libraries, a piece of the embedding; panels of products; and for every thread blocks of attention. */
-enum { FIXED = 24 << 20, PANELS = 32 << 20, PER_THREAD = 4 << 20 };
+/* Code, libraries, a piece of the embedding. */
+enum { FIXED = 32 << 20 };
 
-/* The panels of the largest product: both operands once more. */
-static int64_t panels(const struct sq_config *c, int64_t rows)
+/* Workspace of operations, at most what sq/op.h says: panels of both operands of the largest product; for every thread its
+ * blocks of attention, with packed keys and values (three forms in the backward). */
+static int64_t workspace(const struct sq_config *c, int64_t rows, int64_t tokens)
 {
     const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), c->heads * c->head_dim);
-    return SQ_MIN(PANELS, 4 * (rows * wide + c->hidden * wide));
+    const int64_t panels = SQ_MIN(32 << 20, 4 * (rows * wide + c->hidden * wide));
+    const int64_t attention = SQ_MIN(16 << 20, (1 << 20) + 5 * 3 * tokens * c->head_dim);
+    return panels + omp_get_max_threads() * attention;
 }
 
 int64_t pass_spill_bytes(const struct pass *e)
@@ -18,16 +21,15 @@ int64_t pass_spill_bytes(const struct pass *e)
     return acts_floats(&e->acts) * 2 * (int64_t)sizeof(float);
 }
 
-/* a layer as it is held: its tensors, what was widened of them, and its parameters with gradient, two moments and the guard's
- * copy */
+/* a layer as it is held: its tensors, what was widened of them, its parameters and the guard's copy of them */
 static int64_t held_bytes(const struct held *h)
 {
     int64_t bytes = h->w.count * (int64_t)sizeof(float);
     for (int64_t i = 0; i < h->layer.ntensor; i++)
         bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
     for (int64_t i = 0; i < h->p.nparam; i++)
-        bytes += 5 * h->p.param[i].n * (int64_t)sizeof(float);
-    return bytes;
+        bytes += h->p.param[i].n * (int64_t)sizeof(float);
+    return bytes + sq_params_bytes(&h->p);
 }
 
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute)
@@ -36,7 +38,7 @@ int64_t pass_memory(const struct pass *e, const struct held *like, int64_t wides
     const int64_t streams = p->spill ? 0 : pass_spill_bytes(e);
     const int64_t tokens = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
     const int64_t batch = SQ_MIN(p->batch, e->acts.samples), rows = batch * e->acts.tokens;
-    return FIXED + panels(&e->cfg, rows) + omp_get_max_threads() * (int64_t)PER_THREAD + widest * held_bytes(like) + streams + tokens +
+    return FIXED + workspace(&e->cfg, rows, e->acts.tokens) + widest * held_bytes(like) + streams + tokens +
            sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens,
                             recompute);
 }

@@ -29,9 +29,11 @@ int scratch_open(int *fd, const char *dir)
 /* Space is reserved at once: a disk that fills up later would kill the program at some store. */
 int scratch_map(float **out, int64_t n, const char *dir)
 {
-    const int64_t bytes = n * (int64_t)sizeof **out;
+    size_t size = 0;
     int fd = -1, rc;
     *out = NULL;
+    SQ_TRY(sq_mul_size(&size, (size_t)n, sizeof **out));
+    const int64_t bytes = (int64_t)size;
     SQ_TRY(scratch_open(&fd, dir));
     const int failed = posix_fallocate(fd, 0, bytes);
     if (failed)

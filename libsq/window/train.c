@@ -44,19 +44,21 @@ static enum sq_dtype folded_type(const struct sq_ops *ops)
     return ops->precision == SQ_BF16_PRODUCTS ? SQ_BF16 : SQ_F32;
 }
 
-static bool has_codes(const struct sq_ops *ops, const struct sq_scheme *s)
+static bool has_codes(const struct sq_config *c, const struct sq_ops *ops, const struct sq_scheme *s)
 {
-    return s && ops->fast_codes && sq_scheme_codes(s);
+    const int64_t widest = SQ_MAX(SQ_MAX(c->hidden, c->ffn), c->heads * c->head_dim);
+    return s && ops->fast_codes && sq_scheme_codes(s, widest);
 }
 
 int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
                          int64_t layers, int64_t batch, int64_t tokens, bool recompute)
 {
-    const int64_t size = (int64_t)sq_dtype_size(folded_type(ops)) + has_codes(ops, s);
+    const int64_t size = (int64_t)sq_dtype_size(folded_type(ops));
+    const int64_t coded = has_codes(cfg, ops, s) ? sq_coded_linears(cfg) : 0;
     int64_t weights = 8 * cfg->hidden, rows, cols;
     for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
-        weights += size * rows * cols + (sq_linear_has_bias(cfg, i) ? 4 * rows : 0);
+        weights += (size + (i < coded)) * rows * cols + (sq_linear_has_bias(cfg, i) ? 4 * rows : 0);
     }
     const int64_t acts = batch * tokens * cfg->hidden;
     return layers * weights + 4 * ((layers + 3) * acts + tokens * cfg->head_dim) +
@@ -105,7 +107,7 @@ int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const s
         return rc;
     t->cfg = *cfg;
     t->ops = ops;
-    t->codes = has_codes(ops, s);
+    t->codes = has_codes(cfg, ops, s);
     t->layers = layers;
     t->batch = batch;
     t->tokens = tokens;

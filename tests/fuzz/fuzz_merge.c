@@ -117,7 +117,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     for (size_t i = 1; i + 4 <= n && i < 64; i += 4)
         spoil(&l, data + i);
     if (sq_layer_merge(&l, &cfg, n && data[0] & 32 ? SQ_F16 : SQ_F32, ops) == 0 &&
-        (sq_merge_count(&c, &l, &cfg) < 0 || sq_block_new(&b, &cfg) < 0 || sq_block_load(&b, &l) < 0))
+        (sq_merge_count(&c, &l, &cfg) < 0 || sq_block_load(&b, &cfg, &l) < 0))
         abort();
     sq_block_release(&b);
     sq_layer_release(&l);

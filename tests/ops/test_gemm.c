@@ -158,6 +158,34 @@ static void bf16_operands_are_their_values(void **state)
     free(a16), free(b16), free(a), free(b), free(c[0]), free(c[1]);
 }
 
+/* All codes at their largest, as many as are allowed: sums just below 2^24, in several parts. */
+static void largest_codes(void **state)
+{
+    (void)state;
+    static const int bits[][2] = {{7, 7}, {8, 6}, {4, 4}, {8, 2}};
+    enum { M = 3, N = 40 };
+    for (int f = 0; f < SQ_COUNT(bits); f++) {
+        const int a = (1 << bits[f][0]) - 1, b = (1 << bits[f][1]) - 1;
+        const int64_t k = SQ_MIN((1 << 24) / (a * b), 20000);
+        float one[N], zero[N] = {0}, got[M * N];
+        int32_t sum[2][N];
+        uint8_t *q[2] = {malloc((size_t)(M * k)), malloc((size_t)(N * k))};
+        memset(q[0], a, (size_t)(M * k));
+        memset(q[1], b, (size_t)(N * k));
+        q[0][k - 1] = (uint8_t)(a - 1); /* an odd sum */
+        for (int i = 0; i < N; i++)
+            one[i] = 1, sum[0][i] = (int32_t)(a * k - (i == 0)), sum[1][i] = (int32_t)(b * k);
+        const struct sq_codes x = {q[0], k, k, one, zero, sum[0], bits[f][0]}, y = {q[1], k, k, one, zero, sum[1], bits[f][1]};
+        assert_true(sq_codes_multiply(bits[f][0], bits[f][1], k));
+        assert_false(sq_codes_multiply(bits[f][0], bits[f][1], (1 << 24) / (a * b) + 1));
+        level_ops(SQ_CPU_LIBRARIES)->gemm_codes(got, N, NULL, &x, &y, M, N);
+        for (int i = 0; i < M * N; i++)
+            assert_true((double)got[i] == (double)(a * b * k - (i < N ? b : 0)));
+        free(q[0]), free(q[1]);
+    }
+    assert_false(sq_codes_multiply(8, 7, 1) || sq_codes_multiply(2, 8, 1) || sq_codes_multiply(16, 4, 1));
+}
+
 static void ops_without_base(float *want, float *got, const struct sq_codes *a, const struct sq_codes *b, int64_t m,
                              int64_t n)
 {
@@ -205,7 +233,7 @@ static void codes(void **state)
         int a, b;
         double rate;
         float shift;
-    } form[] = {{5, 7, 9, 4, 4, 1, 0},      {65, 130, 300, 4, 4, 1, 3}, {65, 130, 300, 4, 4, 0.5, 0}, {33, 40, 1100, 8, 6, 1, 0},
+    } form[] = {{5, 7, 9, 4, 4, 1, 0},      {65, 130, 300, 4, 4, 1, 3}, {65, 130, 300, 4, 4, 0.5, 0}, {33, 40, 1000, 8, 6, 1, 0},
                 {200, 300, 70, 7, 7, 1, 50}, {1, 1, 1, 2, 2, 1, 0},      {300, 576, 192, 8, 2, 1, -9},  {3, 8300, 20, 4, 4, 1, 0}};
     for (int f = 0; f < SQ_COUNT(form); f++) {
         const int64_t m = form[f].m, n = form[f].n, k = form[f].k;
@@ -296,7 +324,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_size_and_form),       cmocka_unit_test(model_sizes),
         cmocka_unit_test(onednn_in_f32),
-        cmocka_unit_test(rounding_is_that_of_bf16), cmocka_unit_test(bf16_operands_are_their_values), cmocka_unit_test(codes),  cmocka_unit_test(nan_goes_where_it_belongs),
+        cmocka_unit_test(rounding_is_that_of_bf16), cmocka_unit_test(bf16_operands_are_their_values), cmocka_unit_test(codes), cmocka_unit_test(largest_codes),  cmocka_unit_test(nan_goes_where_it_belongs),
         cmocka_unit_test(the_comparison_notices_one_wrong_element),
     };
     check_rng = sq_rng_init(5, SQ_RNG_TEST, 0, 0, 0, 0);

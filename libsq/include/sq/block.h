@@ -29,6 +29,7 @@ int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtyp
 void sq_block_release(struct sq_block *b);
 /* Room for codes: a fold that rounds fills them, and a forward that rounds its activations multiplies codes. */
 int sq_block_codes(struct sq_block *b) SQ_MUSTUSE;
+int64_t sq_coded_linears(const struct sq_config *cfg); /* that many of a layer's linears, the first ones, can have codes */
 /* A linear's weights W [R,K], or W' */
 struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed);
 /* From a layer's tensors: float and learning layers give their original weights, merged layers their dequantized
@@ -65,7 +66,7 @@ struct sq_run {
 };
 
 /* y [batch*T, C] = layer(x); y == x allowed. t keeps what the backward needs (and serves as workspace: never NULL).
- * stats may be NULL. */
+ * stats may be NULL; a block with codes has none. */
 void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
                       struct sq_trace *t, struct sq_input_stats *stats);
 /* Where a backward leaves the gradients of a layer's weights. */

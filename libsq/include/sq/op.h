@@ -10,7 +10,7 @@
  * instruction set and libraries, which `isa` names:
  *   SQ_ISA=base      in the environment: plain C, no vector kernels, no libraries
  *   SQ_ISA=vector    our vector kernels, no libraries
- *   SQ_ISA=avx2      as on a processor with AVX2 and nothing newer
+ *   SQ_ISA=avx2      nothing newer than AVX2; BLIS only if it chose a kernel for AVX2 (BLIS_ARCH_TYPE=haswell makes it)
  *   BLIS_ARCH_TYPE   BLIS's own choice of a kernel set
  *   OMP_WAIT_POLICY=passive   no effect on results; kinder where several programs share the processors */
 #ifndef SQ_OP_H
@@ -41,7 +41,7 @@ static inline struct sq_mat sq_mat(const float *x, int64_t ld, bool transposed)
 
 struct sq_ops {
     const char *name;            /* "ref", "cpu" */
-    char isa[32];                /* instruction set and product library in force: "avx2 blis", recorded in provenance */
+    char isa[64];                /* instruction set and product library in force: "avx2 blis", recorded in provenance */
     enum sq_precision precision; /* of products between weights and activations */
 
     /* C[M,N] = A B (+ C if add), A [M,K], B [K,N]; C's rows are ldc apart. Operands are rounded to bf16 first when
@@ -51,7 +51,7 @@ struct sq_ops {
 
     /* y[M,N] = A B' (+ base if it is not NULL; rows of both are ldy apart, base may not be y) of codes: the integers are
      * multiplied and added exactly, scales and zero points applied to the sum in double. a [M,K], b [N,K]; K is the
-     * number of rounded channels, the same in both. sq_codes_multiply() must hold for their bits.
+     * number of rounded channels, the same in both. sq_codes_multiply() must hold.
      * fast_codes: this is faster than gemm on the rounded floats here. */
     void (*gemm_codes)(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
                        int64_t m, int64_t n);

@@ -53,6 +53,8 @@ int sq_params_store(struct sq_layer *l, const struct sq_params *p, const struct 
 void sq_params_release(struct sq_params *p);
 /* Allocate (first call) and zero gradients and moments: a fresh optimizer. */
 int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
+/* what a set takes that is trained: values, gradients, moments, workspace */
+int64_t sq_params_bytes(const struct sq_params *p);
 /* |alpha| >= 1e-2, sign kept, 0 counts as +: before every forward. */
 void sq_params_project(struct sq_params *p);
 /* Starting clip factors that minimise the rounding error of each row or group, weighted by the input
@@ -63,7 +65,8 @@ int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct
                      const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 
 /* to: the layer with everything absorbed (METHOD 7), and, with a scheme, every linear weight on its grid at the
- * scheme's rate. p may be empty ({0} only where `to` is f32); to == w allowed in f32. One fold per params at a time: they hold its workspace. */
+ * scheme's rate. p may be empty ({0} only where `to` is f32); to == w allowed in f32. One fold per params at a time:
+ * they hold its workspace. */
 void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *s,
              const struct sq_ops *ops);
 /* Gradients of all parameters (overwritten) from those of the folded layer, which come linear by linear in any

@@ -35,11 +35,14 @@ struct sq_codes {
     int bits;
 };
 
-/* May codes of a bits be multiplied with codes of b bits? Pairs of products must fit 16 bits on processors without
- * an instruction for them. */
-static inline bool sq_codes_multiply(int a, int b)
+/* May k codes of a bits be multiplied with codes of b bits? Pairs of products must fit 16 bits on processors without an
+ * instruction for them, and libraries add parts of a sum as floats. */
+static inline bool sq_codes_multiply(int a, int b, int64_t k)
 {
-    return a <= 8 && b <= 7 && 2 * ((1 << a) - 1) * ((1 << b) - 1) <= INT16_MAX;
+    if (a > 8 || b > 7)
+        return false;
+    const int64_t most = (int64_t)((1 << a) - 1) * ((1 << b) - 1);
+    return 2 * most <= INT16_MAX && k <= (1 << 24) / most;
 }
 
 /* Reference implementations (float32 in exactly METHOD 1's order of operations; reductions in double).

@@ -28,8 +28,9 @@ int sq_scheme_from_json(struct sq_scheme *s, const json_t *obj) SQ_MUSTUSE;
 /* the row quantizers of weights (zero on) and of activations (asymmetric, no groups, zero off) */
 struct sq_rowq sq_scheme_weights(const struct sq_scheme *s);
 struct sq_rowq sq_scheme_acts(const struct sq_scheme *s);
-/* Linears can multiply codes: weights and activations are rounded, to few enough bits, in rows without groups. */
-bool sq_scheme_codes(const struct sq_scheme *s);
+/* Linears of up to k input channels can multiply codes: weights and activations are rounded, to few enough bits, in rows
+ * without groups. */
+bool sq_scheme_codes(const struct sq_scheme *s, int64_t k);
 
 SQ_END_DECLS
 #endif

@@ -83,7 +83,7 @@ int sq_onednn_open(const char **unit, bool narrow) SQ_MUSTUSE;
 int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                    bool bf16) SQ_MUSTUSE;
 
-/* C[m,n] = sums of a[i,:] b[j,:], exact where 2 max(a) max(b) < 2^15 (older processors add pairs in 16 bits); b < 128.
+/* C[m,n] = sums of a[i,:] b[j,:], exact where sq_codes_multiply() holds.
  * SQ_E_UNSUP when the library refuses. The caller holds the workspace's lock. */
 int sq_gemm_codes_onednn(int32_t *c, int64_t ldc, const uint8_t *a, int64_t lda, const uint8_t *b, int64_t ldb,
                          int64_t m, int64_t n, int64_t k) SQ_MUSTUSE;

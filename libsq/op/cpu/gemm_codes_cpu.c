@@ -20,6 +20,21 @@ static void plain(int32_t *c, int64_t ldc, const struct sq_codes *a, const struc
         }
 }
 
+/* A refusal is said once. */
+static bool by_library(int32_t *c, int64_t ldc, const struct sq_codes *a, const struct sq_codes *b, int64_t m, int64_t n)
+{
+    static bool said;
+    if (!sq_codes_unit || a->cols == 0)
+        return false;
+    sq_space_lock();
+    const bool done = sq_gemm_codes_onednn(c, ldc, a->q, a->ld, b->q, b->ld, m, n, a->cols) == 0;
+    if (!done && !said)
+        sq_log(SQ_WARNING, "%s: such codes are multiplied slowly", sq_errmsg());
+    said |= !done;
+    sq_space_unlock();
+    return done;
+}
+
 static void apply_row(float *y, const int32_t *sum, const float *base, const struct sq_codes *a,
                       const struct sq_codes *b, int64_t i, int64_t n)
 {
@@ -35,15 +50,11 @@ static void apply_row(float *y, const int32_t *sum, const float *base, const str
 void sq_gemm_codes_cpu(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
                        int64_t m, int64_t n)
 {
-    SQ_ASSERT(a->cols == b->cols && sq_codes_multiply(a->bits, b->bits));
+    SQ_ASSERT(a->cols == b->cols && sq_codes_multiply(a->bits, b->bits, a->cols));
     if (m <= 0 || n <= 0)
         return;
-    int32_t *sums = (int32_t *)(void *)y; /* written and read through memcpy or by the library: no aliasing as floats */
-    sq_space_lock();
-    const bool done = sq_codes_unit && a->cols > 0 &&
-                      sq_gemm_codes_onednn(sums, ldy, a->q, a->ld, b->q, b->ld, m, n, a->cols) == 0;
-    sq_space_unlock();
-    if (!done)
+    int32_t *sums = (int32_t *)(void *)y; /* read again through memcpy only */
+    if (!by_library(sums, ldy, a, b, m, n))
         plain(sums, ldy, a, b, m, n);
 #pragma omp parallel for schedule(static) if (m * n > 1 << 14)
     for (int64_t i = 0; i < m; i++) {
