@@ -1,5 +1,6 @@
 #include "sq/params.h"
 
+#include <omp.h>
 #include <string.h>
 
 #include "private.h"
@@ -142,6 +143,19 @@ static int64_t strip_rows(int64_t cols)
     return SQ_MAX(1, STRIP / cols);
 }
 
+/* This thread's two strips. */
+static float *my_strip(float *strip, int64_t cols)
+{
+    return strip ? strip + omp_get_thread_num() * 2 * SQ_MAX(cols, STRIP) : NULL;
+}
+
+/* most: as many as there are strips; 0: none are needed */
+static int threads_for(int most, int64_t elements)
+{
+    const int threads = omp_get_max_threads();
+    return elements <= SMALL ? 1 : most ? SQ_MIN(threads, most) : threads;
+}
+
 /* rows of a block: at most BLOCKS_MAX of them */
 static int64_t block_rows(int64_t rows)
 {
@@ -181,7 +195,8 @@ struct fold {
     const struct sq_rowq *q;
     const float *u, *lo;
     struct weights to, w;
-    float *strip; /* [blocks][strip] */
+    float *strip; /* [threads][2][strip] */
+    int threads;
     struct sq_codes *code; /* NULL: not wanted */
 };
 
@@ -208,11 +223,11 @@ static void fold_strip(const struct fold *d, float *strip, int64_t first, int64_
 static void fold_linear(const struct fold *d, const struct sq_ops *ops)
 {
     const int64_t n = d->l.cols, rows = d->l.rows, block = block_rows(rows), step = strip_rows(n);
-#pragma omp parallel for schedule(static) if (rows * n > SMALL)
+#pragma omp parallel for schedule(static) num_threads(threads_for(d->threads, rows * n))
     for (int64_t k = 0; k < rows; k += block) {
         const int64_t last = SQ_MIN(k + block, rows);
         for (int64_t i = k; i < last; i += step)
-            fold_strip(d, d->strip ? d->strip + k / block * SQ_MAX(n, STRIP) : NULL, i, SQ_MIN(i + step, last), ops);
+            fold_strip(d, my_strip(d->strip, n), i, SQ_MIN(i + step, last), ops);
     }
 }
 
@@ -269,6 +284,7 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
                                .to = {to->w[k], to->type},
                                .w = {w->w[k], w->type},
                                .strip = p->strip,
+                               .threads = p->threads,
                                .code = q.bits < 16 && to->code && to->code[k].q ? &to->code[k] : NULL};
         if (d.code) {
             d.code->bits = q.bits;
@@ -289,7 +305,7 @@ int64_t fold_partial_size(const struct sq_params *p)
 
 int64_t fold_strip_size(const struct sq_params *p)
 {
-    return BLOCKS_MAX * 2 * SQ_MAX(p->cols_max, STRIP);
+    return p->threads * 2 * SQ_MAX(p->cols_max, STRIP);
 }
 
 /* alpha gradients, then the column and row sums of one linear */
@@ -361,7 +377,8 @@ struct job {
     struct sq_param *pa, *pb, *pu, *pl;
     float *g; /* dW, becomes dW~ */
     struct weights w;
-    float *partial, *strip; /* [blocks][rank + 1][cols], [blocks][strip of W~, of W] */
+    float *partial, *strip; /* [blocks][rank + 1][cols], [threads][strip of W~, of W] */
+    int threads;
     double *dcols, *drows;
     int64_t blocks, step; /* step rows in a block */
 };
@@ -390,7 +407,7 @@ static void grad_block(const struct job *b, int64_t block, const struct sq_rowq 
 {
     const int64_t n = b->l.cols, sums = (b->l.rank + 1) * n, first = block * b->step,
                   last = SQ_MIN(b->l.rows, first + b->step), step = strip_rows(n);
-    float *acc = b->partial + block * sums, *flat = b->strip + block * 2 * SQ_MAX(n, STRIP);
+    float *acc = b->partial + block * sums, *flat = my_strip(b->strip, n);
     memset(acc, 0, (size_t)sums * sizeof *acc);
     for (int64_t i = first; i < last; i += step)
         grad_strip(b, acc, flat, i, SQ_MIN(i + step, last), q, ops);
@@ -410,7 +427,7 @@ static void grad_linear(struct job *b, const struct sq_rowq *q, const struct sq_
     const int64_t n = b->l.cols, rank = b->l.rank;
     b->step = block_rows(b->l.rows);
     b->blocks = (b->l.rows + b->step - 1) / b->step;
-#pragma omp parallel for schedule(dynamic) if (b->l.rows * n > SMALL)
+#pragma omp parallel for schedule(dynamic) num_threads(threads_for(b->threads, b->l.rows * n))
     for (int64_t k = 0; k < b->blocks; k++)
         grad_block(b, k, q, ops);
 #pragma omp parallel for schedule(static) if (b->blocks * (rank + 1) * n > SMALL)
@@ -522,6 +539,7 @@ void sq_fold_grad_linear(struct sq_params *p, int64_t k, float *dw, const float 
                     .w = {w->w[k], w->type},
                     .partial = p->partial,
                     .strip = p->strip,
+                    .threads = p->threads,
                     .dcols = p->sums,
                     .drows = p->sums + p->cols_max};
     grad_linear(&b, &q, ops);

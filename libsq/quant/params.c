@@ -1,6 +1,7 @@
 #include "sq/params.h"
 
 #include <math.h>
+#include <omp.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -106,6 +107,7 @@ int params_allocate(struct sq_params *p, const struct sq_config *cfg)
         p->cols_max = SQ_MAX(p->cols_max, cols);
     }
     SQ_TRY(sq_alloc(&p->scales, p->rows_max + p->cols_max));
+    p->threads = omp_get_max_threads();
     SQ_TRY(sq_alloc(&p->strip, fold_strip_size(p)));
 out:
     return rc;

@@ -33,6 +33,7 @@ struct sq_params {
     float *values, *moments, *scales, *partial, *strip;
     double *sums;
     int64_t rows_max, cols_max;
+    int threads; /* that strip is for */
 };
 
 /* What to create: METHOD 3's starting values. A is keyed by (seed, layer, linear). */
