@@ -151,5 +151,5 @@ install: all man
 clean:
 	rm -rf $(BUILD)
 
--include $(OBJ:.o=.d) $(wildcard $(B)/obj/bin/*.d $(B)/obj/tests/*/*.d $(B)/obj/examples/*.d)
+-include $(shell find $(B)/obj -name "*.d" 2>/dev/null)
 .PHONY: all tests check check-long bench hdr-check fuzz fuzz-run fuzz-replay man install clean
