@@ -84,6 +84,20 @@ struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transp
     return (struct sq_mat){b->w[linear], cols, transposed, b->type};
 }
 
+int64_t sq_grad_block(int64_t rows)
+{
+    enum { LEAST = 16 };
+    return SQ_MAX(LEAST, (rows + SQ_GRAD_BLOCKS - 1) / SQ_GRAD_BLOCKS);
+}
+
+/* Rows of a strip of gradients: large enough that packing the other operand again for each is nothing beside it. */
+static int64_t grad_strip(int64_t rows, int64_t cols)
+{
+    enum { FLOATS = 1 << 23 };
+    const int64_t block = sq_grad_block(rows);
+    return SQ_MIN(rows, SQ_MAX(1, FLOATS / (block * cols)) * block);
+}
+
 int64_t sq_coded_linears(const struct sq_config *cfg)
 {
     return cfg->experts > 0 ? SQ_GATE : sq_config_linears(cfg);
@@ -157,35 +171,37 @@ static int64_t lay_out_kept(struct sq_trace *t, float *base)
     const struct part part[] = {
         {&t->qraw, norm * H * D}, {&t->kraw, norm * KV * D}, {&t->q, n * H * D},
         {&t->k, n * KV * D},      {&t->v, n * KV * D},       {&t->out, n * H * D},
-        {&t->lse, n * H},         {&t->mid, n * C},          {&t->gate, (moe ? slots : n) * F},
-        {&t->rrms1, n},           {&t->rrms2, n},            {&t->up, (moe ? slots : n) * F},
-        {&t->rrmsq, norm * H},    {&t->rrmsk, norm * KV},    {&t->prob, moe ? n * cfg->experts : 0},
-        {&t->share, slots},
+        {&t->lse, n * H},         {&t->mid, n * C},          {&t->rrms1, n},
+        {&t->rrms2, n},           {&t->rrmsq, norm * H},     {&t->rrmsk, norm * KV},
+        {&t->prob, moe ? n * cfg->experts : 0}, {&t->share, slots},
     };
-    return place(base, 0, part, SQ_COUNT(part));
+    const struct part mlp[] = {{&t->gate, (moe ? slots : n) * F}, {&t->up, (moe ? slots : n) * F}};
+    const struct part heads[] = {
+        {&t->qq, n * H * D}, {&t->kq, n * KV * D}, {&t->vq, n * KV * D},
+        {&t->dq, n * H * D}, {&t->dk, n * KV * D}, {&t->dv, n * KV * D},
+    };
+    const int64_t at = place(base, 0, part, SQ_COUNT(part));
+    return SQ_MAX(place(base, at, mlp, SQ_COUNT(mlp)), place(base, at, heads, SQ_COUNT(heads)));
 }
 
 static int64_t lay_out_workspace(struct sq_trace *t, float *base)
 {
     const struct sq_config *cfg = t->cfg;
     const bool moe = cfg->experts > 0;
-    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
-    const int64_t slots = moe ? n * cfg->top : 0, wide = SQ_MAX(C, H * D), z = n * (moe ? wide : SQ_MAX(wide, F));
+    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, slots = moe ? n * cfg->top : 0;
+    const int64_t wide = SQ_MAX(C, cfg->heads * cfg->head_dim), z = n * (moe ? wide : SQ_MAX(wide, F));
     int64_t weights = 0, widest = 0;
     float *codes = NULL, *sum = NULL; /* bytes and integers in floats' places */
     for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
-        weights = SQ_MAX(weights, rows * cols);
+        weights = SQ_MAX(weights, grad_strip(rows, cols) * cols);
         widest = SQ_MAX(widest, rows);
     }
     const struct part part[] = {
-        {&t->in, slots * C},  {&t->mul, slots * F},  {&t->dmul, slots * F},
-        {&t->z, z},           {&t->zq, z},           {&t->qq, n * H * D},
-        {&t->kq, n * KV * D}, {&t->vq, n * KV * D},  {&t->dq, n * H * D},
-        {&t->dk, n * KV * D}, {&t->dv, n * KV * D},  {&t->dmid, n * C},
-        {&t->dw, weights},    {&t->dbias, widest},   {&t->dlogit, moe ? n * cfg->experts : 0},
+        {&t->in, slots * C},   {&t->mul, slots * F}, {&t->dmul, slots * F},
+        {&t->z, z},            {&t->zq, z},          {&t->dw, weights},
+        {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, moe ? n * cfg->experts : 0},
         {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
-        {&t->code.zero, n},
     };
     const int64_t at = place(base, 0, part, SQ_COUNT(part));
     t->code.q = (void *)codes;
@@ -196,9 +212,7 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base)
 static void borrow_workspace(struct sq_trace *t, const struct sq_trace *from)
 {
     t->in = from->in, t->mul = from->mul, t->dmul = from->dmul, t->dlogit = from->dlogit, t->dshare = from->dshare;
-    t->z = from->z, t->zq = from->zq, t->qq = from->qq, t->kq = from->kq, t->vq = from->vq;
-    t->dq = from->dq, t->dk = from->dk, t->dv = from->dv, t->dmid = from->dmid;
-    t->dw = from->dw, t->dbias = from->dbias, t->code = from->code;
+    t->z = from->z, t->zq = from->zq, t->dw = from->dw, t->dbias = from->dbias, t->code = from->code;
 }
 
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, bool workspace)
@@ -311,15 +325,18 @@ void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x,
     float *dbias = b->bias[linear] ? t->dbias : NULL;
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
-    const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(t->dw, cols, sq_mat(dy, rows, true), sq_mat(x, cols, false), rows, cols, n, false,
-                 rounds_products(r));
-    (void)sq_work_begin(before);
     if (dbias) {
         memset(dbias, 0, (size_t)rows * sizeof *dbias);
         r->ops->bias_grad(dbias, dy, n, rows);
     }
-    g->linear(g->ctx, linear, t->dw, dbias);
+    for (int64_t first = 0, last; first < rows; first = last) {
+        last = SQ_MIN(first + grad_strip(rows, cols), rows);
+        const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
+        r->ops->gemm(t->dw, cols, sq_mat(dy + first, rows, true), sq_mat(x, cols, false), last - first, cols, n, false,
+                     rounds_products(r));
+        (void)sq_work_begin(before);
+        g->linear(g->ctx, linear, first, last, t->dw, dbias ? dbias + first : NULL);
+    }
 }
 
 void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

@@ -1,12 +1,17 @@
 /* The backward of a decoder layer, by hand, in the reverse order of block_forward.c.
  *
  * Rounding of activations is straight-through (METHOD 1): the gradient at the rounded value goes back through
- * rowquant_grad, which needs the value before rounding. So each place holds a pair: z, the input before
- * rounding, and zq, what was multiplied; once the weight gradients have used zq, the gradient takes its memory. */
-#include <string.h>
-
+ * rowquant_grad, which needs the value before rounding. So each place holds z, the input before rounding, and what was
+ * multiplied: zq, or z itself where nothing is rounded. Once the weight gradients have used that, the gradient at it takes
+ * its memory. */
 #include "sq/work.h"
 #include "trace.h"
+
+/* Where what was multiplied lies, and then the gradient at it. */
+static float *multiplied(const struct sq_trace *t, const struct sq_run *r)
+{
+    return sq_rounds(r) ? t->zq : t->z;
+}
 
 /* What was multiplied: z itself, or its rounded form in zq. */
 static const float *rounded(float *zq, const float *z, const struct sq_run *r, int64_t rows, int64_t cols)
@@ -30,22 +35,23 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
 {
     const struct sq_ops *ops = r->ops;
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
+    float *d = multiplied(t, r);
 
     ops->swiglu(t->z, t->gate, t->up, n * F);
     sq_linear_grad_w(g, dmid, rounded(t->zq, t->z, r, n, F), b, r, SQ_DOWN, n, t);
-    sq_linear_grad_x(t->zq, dmid, b, r, SQ_DOWN, n, false);
-    unround(t->zq, t->z, r, n, F);
+    sq_linear_grad_x(d, dmid, b, r, SQ_DOWN, n, false);
+    unround(d, t->z, r, n, F);
     float *dgate = t->gate, *dup = t->up;
-    ops->swiglu_grad(dgate, dup, t->zq, t->gate, t->up, n * F);
+    ops->swiglu_grad(dgate, dup, d, t->gate, t->up, n * F);
 
     ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
     const float *h = rounded(t->zq, t->z, r, n, C);
     sq_linear_grad_w(g, dgate, h, b, r, SQ_GATE, n, t);
     sq_linear_grad_w(g, dup, h, b, r, SQ_UP, n, t);
-    sq_linear_grad_x(t->zq, dgate, b, r, SQ_GATE, n, false);
-    sq_linear_grad_x(t->zq, dup, b, r, SQ_UP, n, true);
-    unround(t->zq, t->z, r, n, C);
-    ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM2], t->zq, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
+    sq_linear_grad_x(d, dgate, b, r, SQ_GATE, n, false);
+    sq_linear_grad_x(d, dup, b, r, SQ_UP, n, true);
+    unround(d, t->z, r, n, C);
+    ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM2], d, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
 }
 
 /* dmid -> dq, dk, dv of t: at the outputs of the q, k, v linears */
@@ -56,15 +62,17 @@ static void attend_grad(const float *dmid, const struct sq_grads *g, const struc
     const struct sq_ops *ops = r->ops;
     const int64_t n = batch * r->tokens, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
 
+    float *d = multiplied(t, r); /* but here, where nothing is rounded, t->out was */
+
     sq_linear_grad_w(g, dmid, rounded(t->zq, t->out, r, n, H * D), b, r, SQ_O, n, t);
-    sq_linear_grad_x(t->zq, dmid, b, r, SQ_O, n, false);
-    unround(t->zq, t->out, r, n, H * D);
+    sq_linear_grad_x(d, dmid, b, r, SQ_O, n, false);
+    unround(d, t->out, r, n, H * D);
 
     const float *q = rounded(t->qq, t->q, r, n * H, D);
     const float *k = rounded(t->kq, t->k, r, n * KV, D);
     const float *v = rounded(t->vq, t->v, r, n * KV, D);
     const enum sq_work before = sq_work_begin(SQ_WORK_ATTENTION);
-    ops->attention_grad(t->dq, t->dk, t->dv, t->zq, t->out, t->lse, q, k, v, batch, r->tokens, H, KV, D);
+    ops->attention_grad(t->dq, t->dk, t->dv, d, t->out, t->lse, q, k, v, batch, r->tokens, H, KV, D);
     (void)sq_work_begin(before);
     unround(t->dq, t->q, r, n * H, D);
     unround(t->dk, t->k, r, n * KV, D);
@@ -79,29 +87,29 @@ static void attend_grad(const float *dmid, const struct sq_grads *g, const struc
     }
 }
 
-void sq_block_backward(float *dx, const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
+void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const struct sq_block *b,
                        const struct sq_run *r, int64_t batch, struct sq_trace *t)
 {
     const struct sq_ops *ops = r->ops;
     const int64_t n = batch * r->tokens, C = b->cfg->hidden;
-    float *dmid = dx ? dx : t->dmid;
+    float *dh = multiplied(t, r);
     SQ_ASSERT(n <= t->rows);
-    if (dmid != dy)
-        memcpy(dmid, dy, (size_t)(n * C) * sizeof(float));
     if (b->cfg->experts > 0)
-        sq_moe_backward(dmid, g, b, r, n, t);
+        sq_moe_backward(d, g, b, r, n, t);
     else
-        mlp_grad(dmid, g, b, r, n, t);
-    attend_grad(dmid, g, b, r, batch, t);
+        mlp_grad(d, g, b, r, n, t);
+    attend_grad(d, g, b, r, batch, t);
 
     ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);
     const float *h = rounded(t->zq, t->z, r, n, C);
     sq_linear_grad_w(g, t->dq, h, b, r, SQ_Q, n, t);
     sq_linear_grad_w(g, t->dk, h, b, r, SQ_K, n, t);
     sq_linear_grad_w(g, t->dv, h, b, r, SQ_V, n, t);
-    sq_linear_grad_x(t->zq, t->dq, b, r, SQ_Q, n, false);
-    sq_linear_grad_x(t->zq, t->dk, b, r, SQ_K, n, true);
-    sq_linear_grad_x(t->zq, t->dv, b, r, SQ_V, n, true);
-    unround(t->zq, t->z, r, n, C);
-    ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM1], t->zq, C, x, C, t->rrms1, b->gain[SQ_NORM1], n, C);
+    if (!g->input && !g->gain[SQ_NORM1])
+        return;
+    sq_linear_grad_x(dh, t->dq, b, r, SQ_Q, n, false);
+    sq_linear_grad_x(dh, t->dk, b, r, SQ_K, n, true);
+    sq_linear_grad_x(dh, t->dv, b, r, SQ_V, n, true);
+    unround(dh, t->z, r, n, C);
+    ops->rmsnorm_grad(d, C, true, g->gain[SQ_NORM1], dh, C, x, C, t->rrms1, b->gain[SQ_NORM1], n, C);
 }

@@ -107,7 +107,8 @@ static void route_grad(float *dh, const struct sq_grads *g, float *dlogit, const
         for (int64_t k = 0; k < top; k++)
             dlogit[i * E + chosen[k]] += (float)((double)p[chosen[k]] * (dshare[slot[k]] - shift) * scale);
     }
-    r->ops->gemm(g->router, C, sq_mat(dlogit, E, true), sq_mat(h, C, false), E, C, n, true, false);
+    if (g->router)
+        r->ops->gemm(g->router, C, sq_mat(dlogit, E, true), sq_mat(h, C, false), E, C, n, true, false);
     r->ops->gemm(dh, C, sq_mat(dlogit, E, false), sq_mat(b->router, C, false), n, C, E, true, false);
 }
 

@@ -19,7 +19,7 @@ struct sq_trace {
     float *q, *k, *v;                      /* after RoPE, before rounding */
     float *out, *lse;                      /* attention [N,H*D], [B,H,T] */
     float *mid;                            /* [N,C] after the attention residual */
-    float *gate, *up;                      /* [S,F]; the backward leaves their gradients in them */
+    float *gate, *up;                      /* [S,F]; the backward leaves their gradients in them, then needs them no more */
     float *rrms1, *rrms2, *rrmsq, *rrmsk;  /* [N], [N], [N*H], [N*KV] */
     float *prob, *share;                   /* router's softmax [N,E]; weight of each slot [S] */
     int32_t *chosen;                       /* [N,top] experts of a token, ascending */
@@ -27,13 +27,13 @@ struct sq_trace {
     int64_t *token;                        /* [S] the token of a slot */
     int64_t *begin;                        /* [E+1] first slot of each expert */
     /* workspace */
-    float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form */
+    float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form, if any */
     float *in, *mul, *dmul, *dlogit;       /* experts: [S,C], [S,F], [S,F], [N,E] */
     double *dshare;                        /* [S] */
-    float *qq, *kq, *vq;                   /* rounded q, k, v */
-    float *dq, *dk, *dv, *dmid;            /* gradients; dmid [N,C] where the caller wants no dx */
+    float *qq, *kq, *vq, *dq, *dk, *dv;    /* rounded q, k, v, and gradients: in the memory of gate and up, before they
+                                              are made, and after their use */
     struct sq_codes code;                  /* an input of linears as codes */
-    float *dw, *dbias;                     /* gradients of one linear: the largest [R,K], [R] */
+    float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
     float *all, *shared;                   /* allocations of what is kept, and of the workspace if it is this trace's */
 };
 
@@ -50,7 +50,7 @@ const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_
  * as codes if there are any */
 void sq_linear_forward(float *y, const float *base, const float *x, const struct sq_codes *codes,
                        const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n);
-/* dW = dy' x and dbias = column sums of dy to g; dx = dy W (+ dx if add). x is what forward multiplied. */
+/* dW = dy' x and dbias = column sums of dy to g, strip by strip; dx = dy W (+ dx if add). x is what forward multiplied. */
 void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
 void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

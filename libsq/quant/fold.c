@@ -11,11 +11,11 @@
  *
  * Backward: dW~ comes from the row quantizer a strip at a time and is used while it is hot: dB and the row
  * sums are dot products, dA and the column sums go into partial sums of a block of rows. The blocks depend on
- * the shape only and are added in order, in double, so that the result does not depend on the number of
- * threads. */
+ * the shape only (sq_grad_block) and are added in order, in double, when the last rows have come, so that the
+ * result does not depend on the number of threads or on how many rows came at a time. */
 
 /* STRIP: floats in a strip; SMALL: operations that are not worth waking other threads */
-enum { BLOCKS_MAX = 64, BLOCK_ROWS = 16, STRIP = 1 << 14, CHUNK = 512, SMALL = 1 << 16 };
+enum { STRIP = 1 << 14, CHUNK = 512, SMALL = 1 << 16 };
 
 typedef float v4 __attribute__((vector_size(16), aligned(4), may_alias));
 
@@ -156,12 +156,6 @@ static int threads_for(int most, int64_t elements)
     return elements <= SMALL ? 1 : most ? SQ_MIN(threads, most) : threads;
 }
 
-/* rows of a block: at most BLOCKS_MAX of them */
-static int64_t block_rows(int64_t rows)
-{
-    return SQ_MAX(BLOCK_ROWS, (rows + BLOCKS_MAX - 1) / BLOCKS_MAX);
-}
-
 /* Elements from `at` on of stored weights as f32: where they are, or widened into space. */
 static const float *as_floats(float *space, const struct weights *w, int64_t at, int64_t n)
 {
@@ -222,7 +216,7 @@ static void fold_strip(const struct fold *d, float *strip, int64_t first, int64_
 
 static void fold_linear(const struct fold *d, const struct sq_ops *ops)
 {
-    const int64_t n = d->l.cols, rows = d->l.rows, block = block_rows(rows), step = strip_rows(n);
+    const int64_t n = d->l.cols, rows = d->l.rows, block = sq_grad_block(rows), step = strip_rows(n);
 #pragma omp parallel for schedule(static) num_threads(threads_for(d->threads, rows * n))
     for (int64_t k = 0; k < rows; k += block) {
         const int64_t last = SQ_MIN(k + block, rows);
@@ -300,7 +294,7 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
 
 int64_t fold_partial_size(const struct sq_params *p)
 {
-    return BLOCKS_MAX * (p->rank + 1) * p->cols_max;
+    return SQ_GRAD_BLOCKS * (p->rank + 1) * p->cols_max;
 }
 
 int64_t fold_strip_size(const struct sq_params *p)
@@ -370,17 +364,19 @@ static double scale_add(float *SQ_RESTRICT acc, const float *SQ_RESTRICT col, fl
     return sum;
 }
 
-/* One linear's gradients: of A, B, u, l; the sums of its columns and rows are left in the workspace. */
+/* Rows first to last - 1 of a linear's gradients: of A, B, u, l; the sums of its columns and rows are left in the
+ * workspace. */
 struct job {
     struct linear l;
     struct sides fold, s; /* as the forward has them; both set, or both NULL */
     struct sq_param *pa, *pb, *pu, *pl;
-    float *g; /* dW, becomes dW~ */
+    int64_t first, last;
+    float *g; /* dW from row first on, becomes dW~ */
     struct weights w;
     float *partial, *strip; /* [blocks][rank + 1][cols], [threads][strip of W~, of W] */
     int threads;
     double *dcols, *drows;
-    int64_t blocks, step; /* step rows in a block */
+    int64_t blocks, step; /* of the whole linear; step rows in a block */
 };
 
 static void grad_strip(const struct job *b, float *acc, float *flat, int64_t first, int64_t last,
@@ -390,11 +386,11 @@ static void grad_strip(const struct job *b, float *acc, float *flat, int64_t fir
     const int64_t n = l->cols, rank = l->rank, at_g = first * sq_rowq_groups(q, n);
     const float *w = as_floats(flat + SQ_MAX(n, STRIP), &b->w, first * n, (last - first) * n);
     flat_rows(flat, w, l, b->fold, first, last);
-    ops->rowquant_grad(b->g + first * n, b->pu ? b->pu->grad + at_g : NULL, b->pl ? b->pl->grad + at_g : NULL,
-                       b->g + first * n, flat, q, b->pu ? b->pu->x + at_g : NULL, b->pl ? b->pl->x + at_g : NULL,
+    float *dw = b->g + (first - b->first) * n;
+    ops->rowquant_grad(dw, b->pu ? b->pu->grad + at_g : NULL, b->pl ? b->pl->grad + at_g : NULL, dw, flat, q, b->pu ? b->pu->x + at_g : NULL, b->pl ? b->pl->x + at_g : NULL,
                        last - first, n);
     for (int64_t i = first; i < last; i++) {
-        const float *g = b->g + i * n;
+        const float *g = dw + (i - first) * n;
         for (int64_t t = 0; t < rank; t++)
             b->pb->grad[i * rank + t] = (float)(dot_add(acc + t * n, l->a + t * n, l->b[i * rank + t], g, n) /
                                                 (double)rank);
@@ -406,7 +402,7 @@ static void grad_strip(const struct job *b, float *acc, float *flat, int64_t fir
 static void grad_block(const struct job *b, int64_t block, const struct sq_rowq *q, const struct sq_ops *ops)
 {
     const int64_t n = b->l.cols, sums = (b->l.rank + 1) * n, first = block * b->step,
-                  last = SQ_MIN(b->l.rows, first + b->step), step = strip_rows(n);
+                  last = SQ_MIN(b->last, first + b->step), step = strip_rows(n);
     float *acc = b->partial + block * sums, *flat = my_strip(b->strip, n);
     memset(acc, 0, (size_t)sums * sizeof *acc);
     for (int64_t i = first; i < last; i += step)
@@ -422,14 +418,18 @@ static double over_blocks(const struct job *b, int64_t row, int64_t j)
     return sum;
 }
 
-static void grad_linear(struct job *b, const struct sq_rowq *q, const struct sq_ops *ops)
+static void grad_rows(const struct job *b, const struct sq_rowq *q, const struct sq_ops *ops)
+{
+    const int64_t end = (b->last + b->step - 1) / b->step;
+    SQ_ASSERT(b->first % b->step == 0 && (b->last % b->step == 0 || b->last == b->l.rows));
+#pragma omp parallel for schedule(dynamic) num_threads(threads_for(b->threads, (b->last - b->first) * b->l.cols))
+    for (int64_t k = b->first / b->step; k < end; k++)
+        grad_block(b, k, q, ops);
+}
+
+static void add_blocks(const struct job *b)
 {
     const int64_t n = b->l.cols, rank = b->l.rank;
-    b->step = block_rows(b->l.rows);
-    b->blocks = (b->l.rows + b->step - 1) / b->step;
-#pragma omp parallel for schedule(dynamic) num_threads(threads_for(b->threads, b->l.rows * n))
-    for (int64_t k = 0; k < b->blocks; k++)
-        grad_block(b, k, q, ops);
 #pragma omp parallel for schedule(static) if (b->blocks * (rank + 1) * n > SMALL)
     for (int64_t j = 0; j < n; j++) {
         for (int64_t t = 0; t < rank; t++)
@@ -512,16 +512,26 @@ static void alpha_sums(double *d[SQ_PLACES], const struct sq_params *p)
     }
 }
 
-void sq_fold_grad_begin(struct sq_params *p)
+/* Where flat_gains() puts a parameter into a gain. */
+void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq_config *c)
 {
+    const bool qk = c->qk_norm && p->alpha[SQ_AT_QK];
+    float **const unused[] = {p->alpha[SQ_AT_QKV] ? NULL : &g->gain[SQ_NORM1],
+                              p->alpha[SQ_AT_FC1] ? NULL : &g->gain[SQ_NORM2],
+                              qk ? NULL : &g->gain[SQ_QNORM],
+                              qk ? NULL : &g->gain[SQ_KNORM],
+                              p->alpha[SQ_AT_FC1] ? NULL : &g->router};
+    for (int i = 0; i < SQ_COUNT(unused); i++)
+        if (unused[i])
+            *unused[i] = NULL;
     if (!p->nparam)
         return;
     SQ_ASSERT(p->moments); /* sq_params_train came first */
     memset(p->sums, 0, (size_t)fold_sums_size(p) * sizeof *p->sums);
 }
 
-void sq_fold_grad_linear(struct sq_params *p, int64_t k, float *dw, const float *dbias, const struct sq_block *w,
-                         const struct sq_scheme *s, const struct sq_ops *ops)
+void sq_fold_grad_rows(struct sq_params *p, int64_t k, int64_t first, int64_t last, float *dw, const float *dbias,
+                       const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops)
 {
     if (!p->nparam)
         return;
@@ -535,6 +545,8 @@ void sq_fold_grad_linear(struct sq_params *p, int64_t k, float *dw, const float 
                     .pb = p->b[k],
                     .pu = p->u[k],
                     .pl = p->l[k],
+                    .first = first,
+                    .last = last,
                     .g = dw,
                     .w = {w->w[k], w->type},
                     .partial = p->partial,
@@ -542,23 +554,27 @@ void sq_fold_grad_linear(struct sq_params *p, int64_t k, float *dw, const float 
                     .threads = p->threads,
                     .dcols = p->sums,
                     .drows = p->sums + p->cols_max};
-    grad_linear(&b, &q, ops);
+    b.step = sq_grad_block(b.l.rows);
+    b.blocks = (b.l.rows + b.step - 1) / b.step;
+    grad_rows(&b, &q, ops);
+    for (int64_t i = first; dbias && b.s.cols && i < last; i++)
+        b.drows[i] += (double)dbias[i - first] * (double)w->bias[k][i];
+    if (last < b.l.rows)
+        return;
+    add_blocks(&b);
     if (!b.s.cols)
         return;
-    for (int64_t i = 0; dbias && i < b.l.rows; i++)
-        b.drows[i] += (double)dbias[i] * (double)w->bias[k][i];
     alpha_sums(d, p);
     to_alphas(d, c, k, &b);
 }
 
-void sq_fold_grad_end(struct sq_params *p, float *const dgain[SQ_GAINS], const float *drouter,
-                      const struct sq_block *w)
+void sq_fold_grad_end(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w)
 {
     double *d[SQ_PLACES];
     if (!p->nparam)
         return;
     alpha_sums(d, p);
-    gains_to_alphas(d, p, dgain, drouter, w);
+    gains_to_alphas(d, p, g->gain, g->router, w);
     for (int k = 0; k < SQ_PLACES; k++)
         for (int64_t i = 0; d[k] && i < p->alpha[k]->n; i++)
             p->alpha[k]->grad[i] = (float)d[k][i];

@@ -18,9 +18,7 @@ struct sq_trainer {
     struct sq_trace **trace; /* [layers], one workspace; the first serves every forward without backward */
     float *gain[SQ_GAINS], *router, *gains; /* gradients of the layer at hand; gains [ngain] holds them all */
     int64_t ngain;
-    float **x;               /* [layers + 1] -> [batch,T,C]: inputs of the layers and the output */
-    float *dx, *target;      /* [batch,T,C] */
-    double *weight;          /* [batch,T] */
+    float **x; /* [layers + 1] -> [batch,T,C]: inputs of the layers and the output, which becomes its gradient */
     float *cos, *sin;
     struct sq_params none;
 };
@@ -61,7 +59,7 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
         weights += (size + (i < coded)) * rows * cols + (sq_linear_has_bias(cfg, i) ? 4 * rows : 0);
     }
     const int64_t acts = batch * tokens * cfg->hidden;
-    return layers * weights + 4 * ((layers + 3) * acts + tokens * cfg->head_dim) +
+    return layers * weights + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
            sq_trace_bytes(cfg, batch, tokens, true) +
            (recompute ? 0 : layers - 1) * sq_trace_bytes(cfg, batch, tokens, false);
 }
@@ -86,9 +84,6 @@ static int alloc_all(struct sq_trainer *t)
             SQ_TRY(sq_block_codes(&t->folded[i]));
         SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens, i ? t->trace[0] : NULL));
     }
-    SQ_TRY(sq_alloc(&t->dx, n));
-    SQ_TRY(sq_alloc(&t->target, n));
-    SQ_TRY(sq_alloc(&t->weight, t->batch * t->tokens));
     SQ_TRY(sq_alloc(&t->cos, t->tokens * t->cfg.head_dim / 2));
     SQ_TRY(sq_alloc(&t->sin, t->tokens * t->cfg.head_dim / 2));
     SQ_TRY(sq_params_new(&t->none, &t->cfg, &none, &spec, 0));
@@ -133,7 +128,7 @@ void sq_trainer_free(struct sq_trainer **out)
     }
     for (int64_t i = 0; t->x && i <= t->layers; i++)
         sq_free(t->x[i]);
-    void *const part[] = {t->folded, t->gains, t->trace, t->x, t->dx, t->target, t->weight, t->cos, t->sin, t};
+    void *const part[] = {t->folded, t->gains, t->trace, t->x, t->cos, t->sin, t};
     for (int i = 0; i < SQ_COUNT(part); i++)
         sq_free(part[i]);
     *out = NULL;
@@ -223,17 +218,6 @@ int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_
 
 /* ---- training ---- */
 
-static void gather(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        const size_t bytes = (size_t)t->row * sizeof(float);
-        memcpy(t->x[0] + i * t->row, job->xq + pick[i] * t->row, bytes);
-        memcpy(t->target + i * t->row, job->target + pick[i] * t->row, bytes);
-        memcpy(t->weight + i * t->tokens, job->weight + pick[i] * t->tokens,
-               (size_t)t->tokens * sizeof(double));
-    }
-}
-
 /* Who waits for the gradients of a layer's linears. */
 struct receiver {
     const struct sq_trainer *t;
@@ -241,12 +225,12 @@ struct receiver {
     int64_t k;
 };
 
-static void receive(void *ctx, int64_t linear, float *dw, float *dbias)
+static void receive(void *ctx, int64_t linear, int64_t first, int64_t last, float *dw, float *dbias)
 {
     const struct receiver *r = ctx;
     const struct sq_member *m = &r->job->member[r->k];
     const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
-    sq_fold_grad_linear(m->p, linear, dw, dbias, m->w, &r->job->scheme, r->t->ops);
+    sq_fold_grad_rows(m->p, linear, first, last, dw, dbias, m->w, &r->job->scheme, r->t->ops);
     (void)sq_work_begin(before);
 }
 
@@ -256,19 +240,19 @@ static struct sq_trace *trace_of(const struct sq_trainer *t, const struct sq_win
     return t->trace[job->recompute ? 0 : k];
 }
 
-/* t->dx: in, the gradient at the output of layer k; out, at its input */
-static void backward(struct sq_trainer *t, const struct sq_window_job *job, int64_t k, const struct sq_run *run,
-                     int64_t n)
+/* d: in, the gradient at the output of layer k; out, at its input */
+static void backward(float *d, struct sq_trainer *t, const struct sq_window_job *job, int64_t k,
+                     const struct sq_run *run, int64_t n)
 {
     struct receiver r = {.t = t, .job = job, .k = k};
-    struct sq_grads g = {.router = t->router, .linear = receive, .ctx = &r};
+    struct sq_grads g = {.input = k > 0, .router = t->router, .linear = receive, .ctx = &r};
     memcpy(g.gain, t->gain, sizeof g.gain);
     memset(t->gains, 0, (size_t)t->ngain * sizeof *t->gains);
-    sq_fold_grad_begin(job->member[k].p);
+    sq_fold_grad_begin(job->member[k].p, &g, &t->cfg);
     if (job->recompute && k < job->n - 1)
         sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, trace_of(t, job, k), NULL);
-    sq_block_backward(k > 0 ? t->dx : NULL, &g, t->dx, t->x[k], &t->folded[k], run, n, trace_of(t, job, k));
-    sq_fold_grad_end(job->member[k].p, g.gain, g.router, job->member[k].w);
+    sq_block_backward(d, &g, t->x[k], &t->folded[k], run, n, trace_of(t, job, k));
+    sq_fold_grad_end(job->member[k].p, &g, job->member[k].w);
 }
 
 /* NaN also when a signal came: a step of a large model takes minutes */
@@ -276,23 +260,26 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
                             int64_t n)
 {
     const struct sq_run run = run_of(t, &job->scheme);
-    const int64_t tokens = n * t->tokens;
-    gather(t, job, pick, n);
+    float *const y = t->x[job->n];
+    double loss = 0.0;
+    for (int64_t i = 0; i < n; i++)
+        memcpy(t->x[0] + i * t->row, job->xq + pick[i] * t->row, (size_t)t->row * sizeof(float));
     for (int64_t k = 0; k < job->n; k++) {
         if (sq_stopped())
             return NAN;
         fold(t, k, &job->member[k], &job->scheme, false);
         sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, trace_of(t, job, k), NULL);
     }
-    const double loss =
-        sq_loss_grad(t->dx, t->x[job->n], t->target, t->weight, tokens, t->cfg.hidden, 1.0 / (double)tokens) /
-        (double)tokens;
+    for (int64_t i = 0; i < n; i++)
+        loss += sq_loss_grad(y + i * t->row, y + i * t->row, job->target + pick[i] * t->row,
+                             job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden, 1.0 / (double)(n * t->tokens));
+    loss /= (double)(n * t->tokens);
     if (!isfinite(loss))
         return loss;
     for (int64_t k = job->n - 1; k >= 0; k--) {
         if (sq_stopped())
             return NAN;
-        backward(t, job, k, &run, n);
+        backward(y, t, job, k, &run, n);
     }
     return loss;
 }

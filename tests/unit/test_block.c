@@ -297,7 +297,7 @@ static void check_scheme(const char *model, const char *scheme, int abits, int64
     }
     sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
     const double loss = mse(d, y, l.target, l.n);
-    backward(d, &l.db, d, l.x, &l.b, &r, B, l.t);
+    backward(d, &l.db, l.x, &l.b, &r, B, l.t);
     const double ey = worst(y, want[0], l.n), el = fabs(loss / want[1][0] - 1), ed = worst(d, want[2], l.n);
     print_message("%s %s rho %.1f %s: y %.1e loss %.1e dx %.1e\n", model, scheme, rate, r.ops->name, ey, el, ed);
     assert_true(ey <= 5e-6);
@@ -381,7 +381,7 @@ static void check_slopes(const char *model, int which, bool renorm)
     char name[SQ_LINEAR_NAME];
     sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
     mse(y, y, l.target, l.n);
-    backward(NULL, &l.db, y, l.x, &l.b, &r, B, l.t);
+    backward(y, &l.db, l.x, &l.b, &r, B, l.t);
     for (int64_t i = 0; i < l.b.nlinear; i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, &l.cfg, i);
@@ -410,6 +410,67 @@ static void test_weight_gradients(void **state)
     check_slopes("qwen3-moe", 0, false);
 }
 
+/* gate and down of a layer so wide that their gradients come in strips */
+static void test_gradient_strips(void **state)
+{
+    (void)state;
+    struct layer l = {.cfg = config("llama"), .n = B * T * 64};
+    struct sq_rng rng = sq_rng_init(8, SQ_RNG_TEST, 0, 0, 0, 0);
+    l.cfg.ffn = 140000;
+    assert_int_equal(sq_block_new(&l.b, &l.cfg, SQ_F32), 0);
+    assert_int_equal(sq_block_new(&l.db, &l.cfg, SQ_F32), 0);
+    assert_int_equal(sq_trace_new(&l.t, &l.cfg, B, T, NULL), 0);
+    for (int64_t i = 0; i < l.b.count; i++)
+        l.b.all[i] = 0.1f * (float)(sq_rng_uniform(&rng) - 0.5);
+    l.x = calloc((size_t)l.n, sizeof *l.x);
+    l.target = calloc((size_t)l.n, sizeof *l.target);
+    for (int64_t i = 0; i < l.n; i++)
+        l.x[i] = (float)(sq_rng_uniform(&rng) - 0.5);
+    l.cos = calloc((size_t)(T * 8), sizeof *l.cos);
+    l.sin = calloc((size_t)(T * 8), sizeof *l.sin);
+    sq_rope_table(l.cos, l.sin, &l.cfg, T);
+    const struct sq_run r = run_of(&l, 1, 16, 1);
+    float *y = calloc((size_t)l.n, sizeof *y);
+    sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
+    mse(y, y, l.target, l.n);
+    backward(y, &l.db, l.x, &l.b, &r, B, l.t);
+    check_slope(&l, &r, "gate", l.b.w[SQ_GATE], l.db.w[SQ_GATE], 64 * l.cfg.ffn, &rng);
+    check_slope(&l, &r, "down", l.b.w[SQ_DOWN], l.db.w[SQ_DOWN], 64 * l.cfg.ffn, &rng);
+    free(y);
+    layer_close(&l);
+}
+
+/* Leaving out what nobody wants changes nothing of the rest. */
+static void test_unwanted(void **state)
+{
+    (void)state;
+    for (int m = 0; m < SQ_COUNT(models); m++)
+        for (int bits = 4; bits <= 16; bits += 12) {
+            struct layer l;
+            layer_open(&l, models[m]);
+            const struct sq_run r = run_of(&l, 1, bits, 1);
+            float *d = calloc((size_t)l.n, sizeof *d), *all = calloc((size_t)l.db.count, sizeof *all);
+            for (int pass = 0; pass < 2; pass++) {
+                struct sq_grads g = grads_to(&l.db);
+                if (pass == 0)
+                    g.router = NULL, g.input = false, memset(g.gain, 0, sizeof g.gain);
+                memcpy(all, l.db.all, (size_t)l.db.count * sizeof *all);
+                memset(l.db.all, 0, (size_t)l.db.count * sizeof *all);
+                sq_block_forward(d, l.x, &l.b, &r, B, l.t, NULL);
+                mse(d, d, l.target, l.n);
+                sq_block_backward(d, &g, l.x, &l.b, &r, B, l.t);
+            }
+            const int64_t linears = l.db.gain[SQ_NORM1] - l.db.all, rest = l.db.count - linears;
+            assert_memory_equal(all, l.db.all, (size_t)linears * sizeof *all);
+            for (int64_t i = 0; i < rest; i++)
+                assert_true(all[linears + i] == 0);
+            assert_true(l.db.gain[SQ_NORM1][0] != 0);
+            free(all);
+            free(d);
+            layer_close(&l);
+        }
+}
+
 static void test_gradients_accumulate(void **state)
 {
     (void)state;
@@ -420,7 +481,7 @@ static void test_gradients_accumulate(void **state)
     for (int pass = 0; pass < 2; pass++) {
         sq_block_forward(d, l.x, &l.b, &r, B, l.t, NULL);
         mse(d, d, l.target, l.n);
-        backward(d, &l.db, d, l.x, &l.b, &r, B, l.t);
+        backward(d, &l.db, l.x, &l.b, &r, B, l.t);
         if (pass == 0)
             memcpy(once, l.db.all, (size_t)l.db.count * sizeof *once);
     }
@@ -448,7 +509,7 @@ static void check_threads(const char *model)
             float *y = calloc((size_t)l.n, sizeof *y);
             sq_block_forward(y, l.x, &l.b, &r, B, l.t, NULL);
             mse(y, y, l.target, l.n);
-            backward(y, &l.db, y, l.x, &l.b, &r, B, l.t);
+            backward(y, &l.db, l.x, &l.b, &r, B, l.t);
             if (i == 0) {
                 y1 = y;
                 first = malloc((size_t)l.db.count * sizeof *first);
@@ -545,6 +606,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sizes),          cmocka_unit_test(test_float_forward), cmocka_unit_test(test_schemes),
         cmocka_unit_test(test_weight_gradients), cmocka_unit_test(test_gradients_accumulate),
+        cmocka_unit_test(test_gradient_strips),  cmocka_unit_test(test_unwanted),
         cmocka_unit_test(test_threads),        cmocka_unit_test(test_batch),         cmocka_unit_test(test_stats),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -202,7 +202,7 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
     sq_block_forward(y, x, &rounded, &r, B, t, NULL);
     for (int64_t i = 0; i < n; i++)
         dy[i] = (float)(2 * ((double)y[i] - (double)target[i]) / (double)n);
-    backward(NULL, &db, dy, x, &rounded, &r, B, t);
+    backward(dy, &db, x, &rounded, &r, B, t);
     for (int again = 0; again < 2; again++) /* train() twice: the second one clears */
         assert_int_equal(sq_params_train(&p), 0);
     fold_grad(&p, &db, &w, &s, ops);

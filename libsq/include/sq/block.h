@@ -69,18 +69,23 @@ struct sq_run {
  * stats may be NULL; a block with codes has none. */
 void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
                       struct sq_trace *t, struct sq_input_stats *stats);
-/* Where a backward leaves the gradients of a layer's weights. */
+/* What is wanted of a backward, and where it goes. */
 struct sq_grads {
-    float *gain[SQ_GAINS], *router; /* += */
-    /* called once for every linear: dw [R,K] and dbias [R] (NULL without a bias) are the backward's workspace, which the
-     * receiver may use up; they hold until it returns */
-    void (*linear)(void *ctx, int64_t linear, float *dw, float *dbias);
+    bool input;                     /* the gradient at the layer's input */
+    float *gain[SQ_GAINS], *router; /* +=; NULL: not wanted */
+    /* called for every linear, for strips of its rows from the first to the last, each of whole blocks of
+     * sq_grad_block(R) rows: dw [last - first, K] and dbias [last - first] (NULL without a bias) are the backward's
+     * workspace, which the receiver may use up; they hold until it returns */
+    void (*linear)(void *ctx, int64_t linear, int64_t first, int64_t last, float *dw, float *dbias);
     void *ctx;
 };
 
-/* dx = d/dx (overwritten; dx == dy allowed), gradients of every weight to g. x is what forward was given; t what it kept,
- * which it uses up: one backward a forward. dx may be NULL when it is not needed. */
-void sq_block_backward(float *dx, const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
+int64_t sq_grad_block(int64_t rows); /* at most SQ_GRAD_BLOCKS of them in a linear */
+enum { SQ_GRAD_BLOCKS = 64 };
+
+/* d [batch*T, C]: in, the gradient at the output; out, at the input if that is wanted, else of no use. Gradients of the
+ * weights to g. x is what forward was given; t what it kept, which is used up: one backward a forward. */
+void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const struct sq_block *b,
                        const struct sq_run *r, int64_t batch, struct sq_trace *t);
 
 SQ_END_DECLS

@@ -61,7 +61,7 @@ struct sq_ops {
      * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y == x allowed. */
     void (*rmsnorm)(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
                     int64_t rows, int64_t n);
-    /* dx (+)= , dgain[n] += ; dx == dy allowed when !add */
+    /* dx (+)= , dgain[n] += unless it is NULL; dx == dy allowed when !add */
     void (*rmsnorm_grad)(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy, const float *x,
                          int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
 

@@ -71,13 +71,13 @@ int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct
 void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *s,
              const struct sq_ops *ops);
 /* Gradients of all parameters (overwritten) from those of the folded layer, which come linear by linear in any
- * order, each once; dw [R,K] is used up as workspace, dbias [R] NULL without a bias. w original, p after
- * sq_params_train. Sums run in an order that does not depend on the number of threads. */
-void sq_fold_grad_begin(struct sq_params *p);
-void sq_fold_grad_linear(struct sq_params *p, int64_t linear, float *dw, const float *dbias, const struct sq_block *w,
-                         const struct sq_scheme *s, const struct sq_ops *ops);
-void sq_fold_grad_end(struct sq_params *p, float *const dgain[SQ_GAINS], const float *drouter,
-                      const struct sq_block *w);
+ * order, each once, its rows in strips (struct sq_grads); dw is used up as workspace. w original, p after
+ * sq_params_train. Sums run in an order that does not depend on the number of threads.
+ * begin: sets those of g's gain and router that no parameter needs to NULL. */
+void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq_config *c);
+void sq_fold_grad_rows(struct sq_params *p, int64_t linear, int64_t first, int64_t last, float *dw, const float *dbias,
+                       const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops);
+void sq_fold_grad_end(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w);
 
 /* Merge: a float or learning layer becomes a merged one: codes, scales (rounded to scale_type SQ_F16 or
  * SQ_F32 before the codes), zeros; gains and biases f32. Linears of a W16 scheme stay f32 weights. Nothing

@@ -32,8 +32,8 @@ static void rmsnorm(float *y, int64_t ldy, float *rrms, const float *x, int64_t 
 static void rmsnorm_grad(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy, const float *x,
                          int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n)
 {
-    /* first, as dx may be dy */
-    PIECES(n, SQ_STRIP, rows * n, sq_vec->column_sums(dgain + i, dy + i, lddy, x + i, ldx, rrms, rows, c));
+    if (dgain) /* first, as dx may be dy */
+        PIECES(n, SQ_STRIP, rows * n, sq_vec->column_sums(dgain + i, dy + i, lddy, x + i, ldx, rrms, rows, c));
     PIECES(rows, rows_of_piece(n), rows * n,
            sq_vec->rmsnorm_dx(dx + i * lddx, lddx, add, dy + i * lddy, lddy, x + i * ldx, ldx, rrms + i, gain, c, n));
 }

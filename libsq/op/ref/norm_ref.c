@@ -22,7 +22,7 @@ void sq_rmsnorm_grad_ref(float *dx, int64_t lddx, bool add, float *dgain, const 
                          const float *x, int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n)
 {
     /* first, as dx may be dy */
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; dgain && i < n; i++) {
         double sum = (double)dgain[i];
         for (int64_t t = 0; t < rows; t++)
             sum += (double)dy[t * lddy + i] * (double)x[t * ldx + i] * (double)rrms[t];
