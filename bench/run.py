@@ -128,6 +128,41 @@ def projections(r):
     r.say()
 
 
+def whole(r):
+    """A run from the first window to the last; PyTorch's time is that of its measured steps, times their number."""
+    r.say("## A whole run: 16 samples of 512, batch 3, 10 epochs, W2A16\n")
+    if not r.o.model_given:
+        r.say("skipped: --model names no model of SmolLM2's shape\n")
+        return
+    with tempfile.TemporaryDirectory() as work:
+        load = subprocess.Popen([f"{BUILD}/bin/sq-load", "-q", r.o.model], stdout=subprocess.PIPE)
+        subprocess.run([f"{BUILD}/bin/sq-calib", "-q", "-t", os.path.join(HERE, "..", "examples", "tiny", "calib.txt"), "-n", "16", "-l", "512",
+                        "--heldout", "0", "-o", f"{work}/calib.sq"], stdin=load.stdout, check=True)
+        load.wait()
+        subprocess.run([f"{BUILD}/bin/sq-window", "-q", "-i", f"{work}/calib.sq", "-o", "/dev/null", "-s", "W2A16", "--epochs", "10", "--batch", "3",
+                        "--threads", str(os.cpu_count()), "--metrics", f"{work}/metrics"], check=True)
+        lines = [json.loads(x) for x in open(f"{work}/metrics")]
+    done, steps = next(x for x in lines if x["event"] == "done"), {}
+    for x in lines:
+        if x["event"] == "window":
+            size = x["last"] - x["first"] + 1
+            steps[size] = steps.get(size, 0) + x["steps"]
+    seconds = {"sq": sum(x["seconds"] for x in lines if x["event"] == "window")}
+    for size, n in sorted(steps.items()):
+        m = window.measure(window.options(f"--shape smollm2 --batch 3 --tokens 512 --layers {size}".split() +
+                                          ["--repeats", str(r.o.repeats), "--steps", "1", "--peers", r.o.peers]))
+        for k, v in m["seconds"].items():
+            if k.startswith("torch"):
+                seconds[k] = seconds.get(k, 0) + n * v
+    r.keep({"bench": "whole", "steps": steps, "seconds": seconds, "peak_bytes": done["peak_bytes"]})
+    r.say(f"sq-window: {sum(steps.values())} steps on windows of {', '.join(f'{k} layers ({n})' for k, n in sorted(steps.items()))}, with the evaluations between "
+          f"them; at most {done['peak_bytes'] / 1e6:.0f} MB.\n")
+    for k in sorted(seconds):
+        if k != "sq":
+            r.say(f"The same steps in {k}, from the medians of its steps: {seconds[k] / seconds['sq']:.2f} × the time.")
+    r.say()
+
+
 def perplexity(r):
     import importlib.util
     spec = importlib.util.spec_from_file_location("sq_bench_eval", os.path.join(HERE, "eval.py"))
@@ -146,15 +181,16 @@ def perplexity(r):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true")
-    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project")
+    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project, whole")
     p.add_argument("--windows", default=".", help="of the windows, those whose options match")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
     p.add_argument("--skip-7b", default="", help="of these, not for the shape of Llama-2-7B")
-    p.add_argument("--model", default="", help="for perplexity; examples/tiny unless given")
+    p.add_argument("--model", default="", help="for perplexity and the whole run, of SmolLM2's shape there; examples/tiny unless given")
     p.add_argument("--name", default="latest", help="of the result files")
     p.add_argument("--out", default=os.path.join(HERE, "results"))
     o = p.parse_args()
+    o.model_given = bool(o.model)
     o.model = o.model or os.path.join(HERE, "..", "examples", "tiny")
     if o.quick:
         o.repeats = 1
@@ -165,7 +201,7 @@ def main():
     m = machine()
     r.say(f"# {m['processor']}, {m['threads']} threads\n\n{', '.join(m['instructions'])}; {m['version'].splitlines()[0]}; commit {m['commit']}, "
           f"{m['date']}. Medians of {o.repeats} rounds in alternating order.\n")
-    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections)):
+    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections), ("whole", whole)):
         if r.wanted(name):
             part(r)
     return 0
