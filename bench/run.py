@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, HERE)
@@ -163,6 +164,32 @@ def whole(r):
     r.say()
 
 
+# What two hosts can gain when the second pass follows the first as soon as layers leave it: windows of the default schedule, equal steps.
+OVERLAP_CEILING = {8: 1.38, 30: 1.74}
+
+
+def overlap(r):
+    """One process with both passes against a pipe of two, each on one thread."""
+    r.say("## Two passes at the same time\n\n`sq-window --rate 0.5 | sq-window --rate 1`, a thread each, against one process on one thread.\n")
+    r.say("| layers | speed | of what two hosts can gain |\n| --- | --- | --- |")
+    env = dict(os.environ, OMP_WAIT_POLICY="passive")
+    sq = f"{BUILD}/bin/sq-window -q -s W2A16 --epochs 4 --batch 2 --threads 1"
+    for layers, most in OVERLAP_CEILING.items():
+        times = {"one": [], "two": []}
+        with tempfile.TemporaryDirectory() as work:
+            window.prepare(work, window.options(f"--shape tiny --layers {layers} --batch 4 --tokens 256".split()))
+            ways = {"one": f"{sq} -i {work}/calib.sq -o /dev/null", "two": f"{sq} --rate 0.5 -i {work}/calib.sq | {sq} --rate 1 -o /dev/null"}
+            for i in range(r.o.repeats):
+                for name in list(ways)[::1 if i % 2 else -1]:
+                    start = time.monotonic()
+                    subprocess.run(["bash", "-o", "pipefail", "-c", ways[name]], check=True, env=env)
+                    times[name].append(time.monotonic() - start)
+        gain = statistics.median(times["one"]) / statistics.median(times["two"])
+        r.keep({"bench": "overlap", "layers": layers, "seconds": times, "gain": gain})
+        r.say(f"| {layers} | {gain:.2f} × | {gain / most:.0%} of {most} |")
+    r.say()
+
+
 def perplexity(r):
     import importlib.util
     spec = importlib.util.spec_from_file_location("sq_bench_eval", os.path.join(HERE, "eval.py"))
@@ -181,7 +208,7 @@ def perplexity(r):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true")
-    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project, whole")
+    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project, whole, overlap")
     p.add_argument("--windows", default=".", help="of the windows, those whose options match")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
@@ -201,7 +228,7 @@ def main():
     m = machine()
     r.say(f"# {m['processor']}, {m['threads']} threads\n\n{', '.join(m['instructions'])}; {m['version'].splitlines()[0]}; commit {m['commit']}, "
           f"{m['date']}. Medians of {o.repeats} rounds in alternating order.\n")
-    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections), ("whole", whole)):
+    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections), ("whole", whole), ("overlap", overlap)):
         if r.wanted(name):
             part(r)
     return 0

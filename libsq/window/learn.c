@@ -37,7 +37,7 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
     job.heldout = e->acts.heldout;
     job.epoch = job.samples - job.heldout;
     job.picks = pass_picks(e);
-    job.batch = e->plan->batch;
+    job.batch = SQ_MIN(e->plan->batch, job.epoch);
     for (int i = 0; i < SQ_P_KINDS; i++)
         job.lr[i] = sq_plan_lr(e->plan, (enum sq_param_kind)i, sq_window_steps(&job));
     if (e->weight_at != e->xf_at) {

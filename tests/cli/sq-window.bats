@@ -73,6 +73,14 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     [ "$(digest --preset paper)" = "$(digest --preset paper --lr-lora 5e-4)" ]
 }
 
+@test "window: fewer samples than a batch are one batch" {
+    tiny_stream 4 3 8 1 >in.sq
+    sq-window $args --batch 2 -i in.sq -o two.sq
+    sq-window $args --batch 64 -i in.sq -o all.sq
+    cmp two.sq all.sq
+    tiny_stream 4 3 8 1 | sq-window $args --dry-run --batch 64
+}
+
 @test "window: threads do not change a byte" {
     tiny_stream 4 6 8 2 >in.sq
     sq-window $args -s W4A4 --threads 1 -i in.sq -o 1.sq
