@@ -48,8 +48,22 @@ teardown() {
     [ "$(printf '%s\n' "${lines[@]}" | grep 'W2A16' | cut -d'|' -f4 | sort -u | wc -l)" -eq 4 ]
 }
 
+@test "fan-out.sh: blocks of layers learned apart make the same file, at once or one by one, and again after a loss" {
+    export SAMPLES=4 LENGTH=64
+    pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/a.gguf" "$work/a" --epochs 2
+    RUN="plan-run.sh" run -0 pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/b.gguf" "$work/b" --epochs 2
+    cmp "$work/a.gguf" "$work/b.gguf"
+    pipelines/plan-run.sh "$work/b/jobs/plan.tsv" 2 # nothing is left to do
+    rm "$work/b/jobs/002-003.out" "$work/b.gguf"
+    pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/b.gguf" "$work/b" --epochs 2
+    cmp "$work/a.gguf" "$work/b.gguf"
+    rm "$work/b/jobs/002-003.out" "$work/b/jobs/002-003.sq"
+    run ! pipelines/plan-run.sh "$work/b/jobs/plan.tsv"
+    [[ $output == *"002-003: '002-003.sq' is missing"* ]]
+}
+
 @test "recipes say how they are called" {
-    for recipe in quantize compare-schedules compare-methods; do
+    for recipe in quantize fan-out compare-schedules compare-methods; do
         run -2 "pipelines/$recipe.sh" examples/tiny
         [[ $output == *"$recipe.sh MODEL TEXT"* ]]
     done
