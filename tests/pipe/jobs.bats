@@ -26,6 +26,16 @@ fan_out() {
     cmp <(sq-dump --digest j/002-003.sq) <(sq-dump --digest one/002-003.sq)
 }
 
+@test "jobs: job files and results are as schemas/ says" {
+    tiny=$BATS_TEST_DIRNAME/../../examples/tiny
+    sq-load "$tiny" | sq-calib -t "$tiny/calib.txt" -n 2 -l 16 | sq-window $args --schedule blocks:4 --jobs j
+    (cd j && sq-window --config arguments --job 000-003.sq -o 000-003.out)
+    run -0 python3 "$BATS_TEST_DIRNAME/../schema_check.py" j/000-003.sq j/000-003.out
+    echo "$output"
+    [[ ${lines[0]} == *" cursor:2 "*" job:1 layer:8 model:1 "* ]]
+    [[ ${lines[1]} == *" job:1 layer:8 model:1 "*" window:2" ]]
+}
+
 @test "jobs: the results join in any order, twice-delivered ones too, into the same bytes" {
     fan_out
     sq-merge --no-prov j/000-001.out j/002-003.out j/004-004.out <in.sq >merged.sq
