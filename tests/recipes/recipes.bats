@@ -62,8 +62,21 @@ teardown() {
     [[ $output == *"002-003: '002-003.sq' is missing"* ]]
 }
 
+@test "sweep.sh prints a row for every variant, and goes on with what is there" {
+    export SAMPLES=4 LENGTH=64 WINDOWS=2
+    printf '%s\n' "-s W4A16 --learn none" "-s W2A16 --epochs 2 --seed 1" >"$work/variants"
+    run -0 --separate-stderr pipelines/sweep.sh examples/tiny examples/tiny/calib.txt examples/tiny/test.txt "$work/variants" "$work/w"
+    [ "$(grep -cE '^\| -s W[24]A16 .* \| [0-9.]+ ± [0-9.]+ \|$' <<<"$output")" -eq 2 ]
+    first=$(ls -l --time-style=full-iso "$work"/w/*.json)
+    echo "-s W4A16 --learn none --init mse" >>"$work/variants"
+    run -0 --separate-stderr pipelines/sweep.sh examples/tiny examples/tiny/calib.txt examples/tiny/test.txt "$work/variants" "$work/w"
+    [ "${#lines[@]}" -eq 5 ]
+    [ "$(ls -l --time-style=full-iso "$work"/w/*.json | grep -cFf <(sed 's/.* //' <<<"$first"))" -eq 2 ]
+    [[ "$(ls -l --time-style=full-iso "$work"/w/*.json)" == *"$(head -n 1 <<<"$first")"* ]]
+}
+
 @test "recipes say how they are called" {
-    for recipe in quantize fan-out compare-schedules compare-methods; do
+    for recipe in quantize sweep fan-out compare-schedules compare-methods; do
         run -2 "pipelines/$recipe.sh" examples/tiny
         [[ $output == *"$recipe.sh MODEL TEXT"* ]]
     done
