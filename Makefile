@@ -140,11 +140,12 @@ $(B)/man/%.7: man/%.7
 
 install: all man
 	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/man/man1 $(DESTDIR)$(PREFIX)/share/man/man7 \
-	  $(DESTDIR)$(PREFIX)/share/sq/pipelines $(DESTDIR)$(PREFIX)/include/sq $(DESTDIR)$(PREFIX)/lib
+	  $(DESTDIR)$(PREFIX)/share/sq/pipelines/slurm $(DESTDIR)$(PREFIX)/include/sq $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $(PROGS) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 libsq/include/sq/*.h $(DESTDIR)$(PREFIX)/include/sq
 	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib
 	install -m 755 $(filter-out pipelines/demo.sh,$(wildcard pipelines/*.sh)) $(DESTDIR)$(PREFIX)/share/sq/pipelines
+	install -m 755 $(wildcard pipelines/slurm/*.sh) $(DESTDIR)$(PREFIX)/share/sq/pipelines/slurm
 	$(if $(filter %.1,$(MAN)),install -m 644 $(filter %.1,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man1)
 	$(if $(filter %.7,$(MAN)),install -m 644 $(filter %.7,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man7)
 

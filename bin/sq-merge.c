@@ -2,16 +2,18 @@
 #include <string.h>
 
 #include "sq/app.h"
+#include "sq/join.h"
 #include "sq/json.h"
 #include "sq/merge.h"
 
 struct merge {
     struct sq_app app;
     struct sq_stream *in, *out;
+    struct sq_join *results;
     const struct sq_ops *ops;
     struct sq_config cfg;
     bool model;
-    int64_t layers, tables, partial; /* partial: layers that were learned at a rate below 1 only */
+    int64_t layers, joined, tables, partial; /* partial: layers that were learned at a rate below 1 only */
     const char *scheme_name;         /* NULL: the layers' own */
     struct sq_scheme scheme, embed;
     bool round_embed;
@@ -48,6 +50,10 @@ static int merge_layer(struct merge *m, const struct sq_record *rec)
     if (l.index != m->layers || l.index >= m->cfg.layers)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "layer %" PRId64 " where layer %" PRId64 " of %" PRId64 " should come",
                        l.index, m->layers, m->cfg.layers));
+    rc = sq_join_layer(m->results, &l);
+    if (rc < 0)
+        goto out;
+    m->joined += rc;
     SQ_TRY(set_scheme(&l, m));
     if (l.state != SQ_MERGED)
         SQ_TRY(sq_layer_merge(&l, &m->cfg, m->scale, m->ops));
@@ -105,6 +111,9 @@ static int run(struct merge *m)
                        m->model ? "the stream ends after layer %" PRId64 " of %" PRId64
                                 : "the stream has no model record",
                        m->layers - 1, m->cfg.layers));
+    SQ_TRY(sq_join_finish(&m->results));
+    if (m->joined)
+        sq_log(SQ_INFO, "%" PRId64 " of %" PRId64 " layers are from other streams", m->joined, m->layers);
     if (m->partial)
         sq_log(SQ_WARNING,
                "%" PRId64 " layers were learned at a rate below 1 only; they are rounded as a whole",
@@ -144,8 +153,8 @@ int main(int argc, char **argv)
         SQ_OPT_STR(0, "embed", &embed, "SCHEME", "round embedding and head too, symmetric: W8g32, W6, W4g64"),
         SQ_OPT_END,
     };
-    sq_app_init(&m.app, "sq-merge", "", "absorb what was learned: layers become codes, scales, zero points",
-                opts, 0, argc, argv);
+    sq_app_init(&m.app, "sq-merge", "[RESULT ...]", "absorb what was learned: layers become codes, scales, zero points",
+                opts, 1024, argc, argv);
     m.scale = scale ? SQ_F32 : SQ_F16;
     m.round_embed = embed != NULL;
     if (m.scheme_name)
@@ -156,6 +165,7 @@ int main(int argc, char **argv)
         m.round_embed = false;
     SQ_TRY(sq_ops_get(&m.ops, (enum sq_backend)m.app.backend, (enum sq_precision)m.app.precision));
     SQ_TRY(sq_stream_open(&m.in, m.app.in, SQ_READ));
+    SQ_TRY(sq_join_open(&m.results, m.app.arg, m.app.narg));
     SQ_TRY(sq_stream_open(&m.out, m.app.out, SQ_WRITE));
     SQ_TRY(run(&m));
     SQ_TRY(sq_stream_finish(&m.in));
@@ -166,5 +176,6 @@ int main(int argc, char **argv)
 out:
     sq_stream_abort(&m.out, rc);
     sq_stream_abort(&m.in, rc);
+    sq_join_abort(&m.results, rc);
     return sq_app_exit(&m.app, rc);
 }

@@ -39,7 +39,12 @@ int main(int argc, char **argv)
         SQ_TRY(print_plan(&app, &plan, o.layers));
         goto out;
     }
-    SQ_TRY(sq_stream_open(&in, app.in, SQ_READ));
+    SQ_TRY(sq_stream_open(&in, o.job ? o.job : app.in, SQ_READ));
+    if (o.jobs) {
+        SQ_TRY(sq_window_jobs(in, &plan, &app, o.jobs));
+        SQ_TRY(sq_stream_finish(&in));
+        goto out;
+    }
     if (o.dry_run) {
         SQ_TRY(sq_window_estimate(in, &plan, &app));
         goto out;

@@ -39,13 +39,15 @@ int cursor_write(struct sq_stream *out, const struct cursor *c, const struct act
     int rc;
     sq_hash_text(digest, sq_hash_value(seen));
     if (!head || json_object_set_new(head, "dtype", json_string("f32")) < 0 ||
+        json_object_set_new(head, "same", json_boolean(c->same)) < 0 ||
         json_object_set_new(head, "digest", json_string(digest)) < 0) {
         rc = sq_fail(SQ_E_NOMEM, "no memory for a cursor record");
         goto out;
     }
-    SQ_TRY(sq_stream_put_head(out, head, 2 * bytes));
+    SQ_TRY(sq_stream_put_head(out, head, c->same ? bytes : 2 * bytes));
     SQ_TRY(sq_stream_put_data(out, a->xf, (size_t)bytes));
-    SQ_TRY(sq_stream_put_data(out, a->xq, (size_t)bytes));
+    if (!c->same)
+        SQ_TRY(sq_stream_put_data(out, a->xq, (size_t)bytes));
 out:
     json_decref(head);
     return rc;
@@ -65,7 +67,7 @@ struct words {
 static int parse(struct cursor *c, struct words *w, const json_t *head)
 {
     int rc;
-    SQ_TRY(sq_json_int(&c->layer, head, "layer", 1, 1024));
+    SQ_TRY(sq_json_int(&c->layer, head, "layer", 0, 1024));
     SQ_TRY(sq_json_int(&c->float_layer, head, "float_layer", c->layer, 1024));
     SQ_TRY(sq_json_int(&w->samples, head, "samples", 1, INT64_C(1) << 24));
     SQ_TRY(sq_json_int(&w->length, head, "length", 1, INT64_C(1) << 20));
@@ -124,8 +126,9 @@ int cursor_read(struct acts *a, struct sq_stream *in, const struct sq_record *re
     if (rc < 0)
         return rc;
     sq_hash_text(digest, sq_hash_value(seen));
+    here.same = json_is_true(json_object_get(rec->head, "same"));
     if (here.layer != c->layer || here.float_layer != c->float_layer || here.scheme.rate != c->scheme.rate ||
-        rec->bytes != 2 * bytes || strcmp(said, digest) != 0)
+        rec->bytes != (here.same ? bytes : 2 * bytes) || strcmp(said, digest) != 0)
         return sq_fail(SQ_E_FORMAT,
                        "the cursor in front of layer %" PRId64
                        " does not belong to the tokens and layers before it; use "
@@ -134,5 +137,7 @@ int cursor_read(struct acts *a, struct sq_stream *in, const struct sq_record *re
     rc = acts_alloc(a);
     if (rc == 0)
         rc = sq_stream_payload(in, a->xf, (size_t)bytes);
-    return rc == 0 ? sq_stream_payload(in, a->xq, (size_t)bytes) : rc;
+    if (rc == 0 && here.same)
+        memcpy(a->xq, a->xf, (size_t)bytes);
+    return rc == 0 && !here.same ? sq_stream_payload(in, a->xq, (size_t)bytes) : rc;
 }

@@ -4,7 +4,7 @@
  * {"record":"cursor","announce":true,...} comes behind the tokens, so that a reader knows before the
  * embedding whether to wait; {"record":"cursor","announce":false,...,"digest","bytes"} with Xf and Xq stands
  * in front of its layer. Xq stands in front of "layer"; Xf, the target of the last window, in front of
- * "float_layer", which is not lower. */
+ * "float_layer", which is not lower. "same": true: there is Xf only, and Xq is the same. */
 #ifndef SQ_CURSOR_H
 #define SQ_CURSOR_H
 
@@ -16,6 +16,7 @@
 struct cursor {
     int64_t layer, float_layer;
     struct sq_scheme scheme; /* its rate is that of Xq */
+    bool same;               /* Xq is Xf, and written once */
 };
 
 int cursor_announce(struct sq_stream *out, const struct cursor *c, const struct acts *a,

@@ -58,11 +58,26 @@ void pass_release(struct pass *e)
     acts_release(&e->acts);
     sq_free(e->weight);
     sq_hash_release(&e->seen);
+    json_decref(e->model);
+    json_decref(e->tokens);
     sq_schedule_release(&e->schedule);
     sq_free(e->chosen);
 }
 
 /* ---- what comes before the layers ---- */
+
+/* A job has its window's layers and no others. */
+static int only_window(struct pass *e)
+{
+    if (e->job.last >= e->cfg.layers)
+        return sq_fail(SQ_E_FORMAT, "a job of layers %" PRId64 "-%" PRId64 " for a model of %" PRId64, e->job.first,
+                       e->job.last, e->cfg.layers);
+    e->schedule.window[0] = e->job;
+    e->schedule.n = 1;
+    e->chosen[0] = true;
+    e->read = e->xq_at = e->job.first;
+    return 0;
+}
 
 static int take_model(struct pass *e)
 {
@@ -74,6 +89,9 @@ static int take_model(struct pass *e)
     SQ_TRY(sq_config_from_json(&e->cfg, config));
     SQ_TRY(sq_plan_windows(&e->schedule, &e->chosen, e->plan, e->cfg.layers));
     e->have_model = true;
+    e->model = json_incref(e->rec.head);
+    if (e->is_job)
+        SQ_TRY(only_window(e));
     while (!e->chosen[e->first])
         e->first++;
     for (int64_t k = 0; k < e->schedule.n; k++)
@@ -113,6 +131,7 @@ static int take_tokens(struct pass *e)
     int rc = acts_tokens(&e->acts, e->out, e->in, &e->rec, &e->cfg);
     if (rc < 0)
         return rc;
+    e->tokens = json_incref(e->rec.head);
     sq_hash_add(&e->seen, e->acts.ids, (size_t)e->rec.bytes);
     if (writes_cursor(e) && e->out) {
         const struct cursor c = next_cursor(e);
@@ -121,10 +140,22 @@ static int take_tokens(struct pass *e)
     return rc;
 }
 
+/* The cursor in front of the layer that comes next. */
+static int use_cursor(struct pass *e)
+{
+    const int rc = cursor_read(&e->acts, e->in, &e->rec, &e->offer, &e->seen);
+    e->xf_at = e->offer.float_layer;
+    e->waiting = false;
+    e->acts.embedded = rc == 0;
+    return rc;
+}
+
 /* An announcement is either taken or dropped; a cursor that nobody waits for is skipped by the next read. */
 static int take_cursor(struct pass *e)
 {
     struct sq_scheme s = e->plan->scheme;
+    if (e->waiting && !cursor_is_announcement(e->rec.head) && e->offer.layer == e->read)
+        return use_cursor(e);
     if (!cursor_is_announcement(e->rec.head) || !e->plan->needs_acts || e->plan->no_cursor || !e->acts.ids)
         return 0;
     const struct sq_window *w = &e->schedule.window[e->first];
@@ -168,12 +199,17 @@ int pass_prelude(struct pass *e)
              : kind == SQ_REC_TOKENS ? take_tokens(e)
              : kind == SQ_REC_CURSOR ? take_cursor(e)
              : kind == SQ_REC_TENSOR ? take_tensor(e)
-                                     : pass_on(e);
+             : kind == SQ_REC_OTHER  ? pass_take_job(e)
+                                     : 0;
+        if (rc == 0 && kind != SQ_REC_TOKENS && kind != SQ_REC_CURSOR && kind != SQ_REC_TENSOR)
+            rc = pass_on(e);
         if (rc < 0)
             return rc;
     }
     if (rc < 0)
         return rc;
+    if (e->plan->job && !e->is_job)
+        return sq_fail(SQ_E_FORMAT, "this is no job file: sq-window --jobs writes them");
     if (rc == 0 || !e->have_model)
         return sq_fail(SQ_E_FORMAT, rc == 0 ? "the stream has no layers" : "the stream has no model record");
     e->pending = true;
@@ -311,9 +347,7 @@ static int resume(struct pass *e)
         return sq_fail(SQ_E_FORMAT,
                        "the cursor announced in front of layer %" PRId64 " is missing; use --no-cursor",
                        e->offer.layer);
-    rc = cursor_read(&e->acts, e->in, &e->rec, &e->offer, &e->seen);
-    e->xf_at = e->offer.float_layer;
-    return rc;
+    return use_cursor(e);
 }
 
 /* Layers that no window changes any more, and all that follows them, cursors left out. */

@@ -31,6 +31,9 @@ struct pass {
 
     struct sq_config cfg;
     bool have_model;
+    json_t *model, *tokens; /* heads of these records, for job files */
+    struct sq_window job;   /* the only window of this stream, if it is a job */
+    bool is_job;
     const struct sq_ops *ops;
     struct sq_schedule schedule;
     bool *chosen;        /* [schedule.n] */
@@ -70,6 +73,9 @@ int64_t pass_spill_bytes(const struct pass *e); /* the two activation streams */
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute);
 /* Whether windows have to be recomputed for --memory; SQ_E_ARG when that does not help. A layer must be held. */
 int pass_choose_memory(struct pass *e) SQ_MUSTUSE;
+
+/* ---- jobs.c: windows as streams of their own ---- */
+int pass_take_job(struct pass *e) SQ_MUSTUSE;
 
 /* Window k through all stages of the pass: learns, reports, writes window records. */
 int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;

@@ -92,10 +92,13 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
                           .windows = o->windows,
                           .work = o->work,
                           .spill = o->spill,
-                          .window_order = o->order == SQ_ORDER_WINDOW};
+                          .job = o->job != NULL,
+                          .window_order = o->order == SQ_ORDER_WINDOW || o->job || o->jobs};
     int rc = read_size(&p->memory, o->memory);
     if (rc < 0)
         return rc;
+    if (o->jobs && o->job)
+        return sq_fail(SQ_E_ARG, "--jobs writes job files and --job runs one: not both at once");
     if (!o->scheme && !o->plan)
         return sq_fail(SQ_E_ARG, "--scheme is missing; W2A16, W3A16g128 and W4A4 are schemes");
     rc = sq_scheme_parse(&p->scheme, o->scheme ? o->scheme : "W16A16"); /* a plan alone needs none */

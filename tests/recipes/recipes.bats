@@ -48,8 +48,35 @@ teardown() {
     [ "$(printf '%s\n' "${lines[@]}" | grep 'W2A16' | cut -d'|' -f4 | sort -u | wc -l)" -eq 4 ]
 }
 
+@test "fan-out.sh: blocks of layers learned apart make the same file, at once or one by one, and again after a loss" {
+    export SAMPLES=4 LENGTH=64
+    pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/a.gguf" "$work/a" --epochs 2
+    RUN="plan-run.sh" run -0 pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/b.gguf" "$work/b" --epochs 2
+    cmp "$work/a.gguf" "$work/b.gguf"
+    pipelines/plan-run.sh "$work/b/jobs/plan.tsv" 2 # nothing is left to do
+    rm "$work/b/jobs/002-003.out" "$work/b.gguf"
+    pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/b.gguf" "$work/b" --epochs 2
+    cmp "$work/a.gguf" "$work/b.gguf"
+    rm "$work/b/jobs/002-003.out" "$work/b/jobs/002-003.sq"
+    run ! pipelines/plan-run.sh "$work/b/jobs/plan.tsv"
+    [[ $output == *"002-003: '002-003.sq' is missing"* ]]
+}
+
+@test "sweep.sh prints a row for every variant, and goes on with what is there" {
+    export SAMPLES=4 LENGTH=64 WINDOWS=2
+    printf '%s\n' "-s W4A16 --learn none" "-s W2A16 --epochs 2 --seed 1" >"$work/variants"
+    run -0 --separate-stderr pipelines/sweep.sh examples/tiny examples/tiny/calib.txt examples/tiny/test.txt "$work/variants" "$work/w"
+    [ "$(grep -cE '^\| -s W[24]A16 .* \| [0-9.]+ ± [0-9.]+ \|$' <<<"$output")" -eq 2 ]
+    first=$(ls -l --time-style=full-iso "$work"/w/*.json)
+    echo "-s W4A16 --learn none --init mse" >>"$work/variants"
+    run -0 --separate-stderr pipelines/sweep.sh examples/tiny examples/tiny/calib.txt examples/tiny/test.txt "$work/variants" "$work/w"
+    [ "${#lines[@]}" -eq 5 ]
+    [ "$(ls -l --time-style=full-iso "$work"/w/*.json | grep -cFf <(sed 's/.* //' <<<"$first"))" -eq 2 ]
+    [[ "$(ls -l --time-style=full-iso "$work"/w/*.json)" == *"$(head -n 1 <<<"$first")"* ]]
+}
+
 @test "recipes say how they are called" {
-    for recipe in quantize compare-schedules compare-methods; do
+    for recipe in quantize sweep fan-out compare-schedules compare-methods; do
         run -2 "pipelines/$recipe.sh" examples/tiny
         [[ $output == *"$recipe.sh MODEL TEXT"* ]]
     done

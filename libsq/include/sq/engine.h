@@ -20,7 +20,7 @@ enum sq_order { SQ_ORDER_PASS, SQ_ORDER_WINDOW };
 
 /* What the command line says; 0 or NULL: as preset and scheme say (METHOD 4). */
 struct sq_window_opts {
-    const char *scheme, *learn, *schedule, *windows, *work, *spill, *memory;
+    const char *scheme, *learn, *schedule, *windows, *work, *spill, *memory, *jobs, *job;
     int preset, init, loss, order;
     double rate, gamma, lr[SQ_P_KINDS];
     int64_t epochs, batch, rank, layers;
@@ -55,6 +55,8 @@ struct sq_window_opts {
     SQ_OPT_STR(0, "work", &(o).work, "DIR", "where the stream between passes is kept (unlinked; $TMPDIR)"),           \
     SQ_OPT_STR(0, "spill", &(o).spill, "DIR", "keep the activations in a file there (unlinked), not in memory"),     \
     SQ_OPT_STR(0, "memory", &(o).memory, "SIZE", "at most this much, 800M or 4G: computes again what does not fit"),     \
+    SQ_OPT_STR(0, "jobs", &(o).jobs, "DIR", "write every window as a job file there, with float inputs; learn nothing"), \
+    SQ_OPT_STR(0, "job", &(o).job, "FILE", "run such a file, in place of -i"),                                        \
     SQ_OPT_FLAG(0, "dry-run", &(o).dry_run, "memory, disk and time, from one timed step; no output")
 
 enum { SQ_MAX_RATES = 100 };
@@ -71,7 +73,7 @@ struct sq_plan {
     double share;           /* of the epochs, for each rate */
     double rate[SQ_MAX_RATES];
     int nrate;
-    bool window_order, strict, no_cursor;
+    bool window_order, strict, no_cursor, job;
     bool learns;            /* false: nothing is trained */
     bool needs_acts;        /* false: layers get their scheme and nothing else */
     const char *schedule, *windows, *work, *spill;
@@ -91,6 +93,9 @@ int sq_plan_print(const struct sq_plan *p, int64_t layers) SQ_MUSTUSE;
 
 /* All passes: in to out, through a spool between them. out is begun (sq_stream_begin) here, not finished. */
 int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app) SQ_MUSTUSE;
+/* --jobs: in's windows, which may share no layer, as streams DIR/FIRST-LAST.sq that sq-window --job runs, DIR/arguments,
+ * which --config gives them, and DIR/plan.tsv, a line for each: id, input, command, output, tabs between them. */
+int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app, const char *dir) SQ_MUSTUSE;
 /* The number of layers from a stream's model record. */
 int sq_window_layers(int64_t *layers, struct sq_stream *in) SQ_MUSTUSE;
 /* --dry-run: reads in as far as the first layer, prints an estimate to stdout. */

@@ -1,0 +1,279 @@
+/* Windows as jobs: streams of a window's layers with the float activations in front of them, which any host can learn
+ * without the rest of the model. sq-merge joins what comes back.
+ *
+ * A job is a stream: {"record":"job","first","last","arguments"}, the model's record, the tokens, a cursor in front of
+ * the first layer, in which Xq is Xf, and the layers. "arguments" are the options that decide bytes: a job runs with
+ * those that it was made with. */
+#include <errno.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "pass.h"
+#include "sq/json.h"
+#include "sq/stop.h"
+
+/* Options that say where and how fast, not what. */
+static bool decides_bytes(const char *given)
+{
+    static const char *const other[] = {"in",       "out",     "verbose", "quiet", "debug",  "threads", "progress",
+                                        "metrics",  "no-prov", "config",  "work",  "spill",  "memory",  "jobs",
+                                        "job",      "windows", "strict"};
+    for (int i = 0; i < SQ_COUNT(other); i++) {
+        const size_t n = strlen(other[i]);
+        if (strncmp(given + 2, other[i], n) == 0 && (given[2 + n] == '=' || !given[2 + n]))
+            return false;
+    }
+    return true;
+}
+
+/* Of "--name=value" as the command line gave them; NULL without memory. */
+static json_t *deciding(const json_t *given)
+{
+    json_t *list = json_array();
+    for (size_t i = 0; list && i < json_array_size(given); i++) {
+        const char *text = json_string_value(json_array_get(given, i));
+        if (text && decides_bytes(text) && json_array_append_new(list, json_string(text)) < 0) {
+            json_decref(list);
+            return NULL;
+        }
+    }
+    return list;
+}
+
+/* ---- running one ---- */
+
+int pass_take_job(struct pass *e)
+{
+    const char *kind = json_string_value(json_object_get(e->rec.head, "record"));
+    if (!kind || strcmp(kind, "job") != 0)
+        return 0;
+    if (!e->plan->job)
+        return sq_fail(SQ_E_FORMAT, "this stream is one window's job: sq-window --job FILE runs it");
+    if (e->have_model || e->is_job)
+        return sq_fail(SQ_E_FORMAT, "a job record comes first, and once");
+    json_t *mine = deciding(e->app->given);
+    const bool same = mine && json_equal(mine, json_object_get(e->rec.head, "arguments"));
+    json_decref(mine);
+    if (!same)
+        return sq_fail(SQ_E_ARG, "the job was made with other options; --config FOLDER/arguments gives it those");
+    int rc;
+    SQ_TRY(sq_json_int(&e->job.first, e->rec.head, "first", 0, 1023));
+    SQ_TRY(sq_json_int(&e->job.last, e->rec.head, "last", e->job.first, 1023));
+    e->is_job = true;
+out:
+    return rc < 0 ? sq_fail_in(rc, "job record") : 0;
+}
+
+/* ---- writing them ---- */
+
+#define PLAN "plan.tsv"
+
+struct jobs {
+    struct pass *e;
+    const char *dir;
+    FILE *plan;
+    struct sq_stream *out; /* of the window at hand */
+};
+
+static int path_of(char *path, size_t size, const struct jobs *j, const char *name)
+{
+    if (snprintf(path, size, "%s/%s", j->dir, name) >= (int)size)
+        return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", j->dir);
+    return 0;
+}
+
+static int open_text(FILE **f, const struct jobs *j, const char *name)
+{
+    char path[4096];
+    const int rc = path_of(path, sizeof path, j, name);
+    if (rc < 0)
+        return rc;
+    *f = fopen(path, "w");
+    return *f ? 0 : sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno));
+}
+
+static int close_text(FILE **f, const struct jobs *j, const char *name)
+{
+    const bool bad = ferror(*f) || fflush(*f) || fsync(fileno(*f));
+    const int rc = fclose(*f);
+    *f = NULL;
+    return bad || rc ? sq_fail(SQ_E_IO, "cannot write '%s/%s': %s", j->dir, name, strerror(errno)) : 0;
+}
+
+/* The plan appears when all its jobs are there. */
+static int publish_plan(struct jobs *j)
+{
+    char temp[4096], path[4096];
+    int rc;
+    SQ_TRY(close_text(&j->plan, j, PLAN ".tmp"));
+    SQ_TRY(path_of(temp, sizeof temp, j, PLAN ".tmp"));
+    SQ_TRY(path_of(path, sizeof path, j, PLAN));
+    if (rename(temp, path) < 0)
+        SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno)));
+out:
+    return rc;
+}
+
+/* Results of other jobs must not be taken for those of new ones. */
+static int make_folder(struct jobs *j)
+{
+    char path[4096];
+    int rc;
+    if (mkdir(j->dir, 0777) < 0 && errno != EEXIST)
+        SQ_TRY(sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno)));
+    SQ_TRY(path_of(path, sizeof path, j, PLAN));
+    if (access(path, F_OK) == 0)
+        SQ_TRY(sq_fail(SQ_E_ARG, "'%s' holds jobs already: run them, or name another folder", j->dir));
+out:
+    return rc;
+}
+
+static int write_arguments(const struct jobs *j, const json_t *arguments)
+{
+    FILE *f;
+    int rc = open_text(&f, j, "arguments");
+    if (rc < 0)
+        return rc;
+    for (size_t i = 0; i < json_array_size(arguments); i++)
+        fprintf(f, "%s\n", json_string_value(json_array_get(arguments, i)) + 2);
+    return close_text(&f, j, "arguments");
+}
+
+static int write_job(struct sq_stream *out, const struct sq_window *w, const json_t *arguments)
+{
+    json_t *head = json_pack("{s:s, s:I, s:I, s:O}", "record", "job", "first", (json_int_t)w->first, "last",
+                             (json_int_t)w->last, "arguments", arguments);
+    const int rc = head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for a job record");
+    json_decref(head);
+    return rc;
+}
+
+/* The job's stream as far as its first layer. */
+static int begin_job(struct jobs *j, const struct sq_window *w, const json_t *arguments)
+{
+    struct pass *e = j->e;
+    struct cursor c = {.layer = w->first, .float_layer = w->first, .scheme = e->plan->scheme, .same = true};
+    char name[64], path[4096];
+    int rc;
+    c.scheme.rate = pass_rate_behind(e);
+    snprintf(name, sizeof name, "%03" PRId64 "-%03" PRId64 ".sq", w->first, w->last);
+    SQ_TRY(path_of(path, sizeof path, j, name));
+    SQ_TRY(sq_stream_open(&j->out, path, SQ_WRITE));
+    SQ_TRY(sq_stream_begin(j->out, e->in, e->app));
+    SQ_TRY(write_job(j->out, w, arguments));
+    SQ_TRY(sq_stream_put(j->out, e->model, NULL, 0));
+    SQ_TRY(sq_stream_put(j->out, e->tokens, e->acts.ids,
+                         (size_t)(e->acts.samples * e->acts.tokens) * sizeof *e->acts.ids));
+    SQ_TRY(cursor_announce(j->out, &c, &e->acts, e->ops));
+    SQ_TRY(cursor_write(j->out, &c, &e->acts, e->ops, &e->seen));
+out:
+    return rc;
+}
+
+static int end_job(struct jobs *j, const struct sq_window *w)
+{
+    fprintf(j->plan, "%03" PRId64 "-%03" PRId64 "\t%03" PRId64 "-%03" PRId64 ".sq\t"
+            "sq-window --config arguments --job %03" PRId64 "-%03" PRId64 ".sq -o %03" PRId64 "-%03" PRId64 ".out\t"
+            "%03" PRId64 "-%03" PRId64 ".out\n",
+            w->first, w->last, w->first, w->last, w->first, w->last, w->first, w->last, w->first, w->last);
+    return sq_stream_finish(&j->out);
+}
+
+/* Layer i: into the job that it belongs to; Xf through it, if a later window wants that. */
+static int one_layer(struct jobs *j, int64_t i, const struct sq_window *w, bool forward, const json_t *arguments)
+{
+    struct pass *e = j->e;
+    struct sq_layer l = SQ_LAYER_INIT;
+    struct sq_block b = {0};
+    int rc;
+    if (w && i == w->first)
+        SQ_TRY(begin_job(j, w, arguments));
+    SQ_TRY(pass_read_layer(e, &l, i));
+    if (w)
+        SQ_TRY(sq_layer_write(j->out, &l));
+    if (w && i == w->last)
+        SQ_TRY(end_job(j, w));
+    if (forward) {
+        SQ_TRY(sq_block_view(&b, &e->cfg, &l));
+        SQ_TRY(sq_trainer_float(e->trainer, e->acts.xf, e->acts.samples, &b, NULL));
+    }
+    sq_app_progress(e->app, (double)(i + 1), (double)e->cfg.layers, "layer %" PRId64, i);
+out:
+    sq_block_release(&b);
+    sq_layer_release(&l);
+    return rc;
+}
+
+/* The chosen window that holds layer i, or NULL. */
+static const struct sq_window *window_of(const struct pass *e, int64_t i)
+{
+    for (int64_t k = e->first; k < e->stop; k++)
+        if (e->chosen[k] && e->schedule.window[k].first <= i && i <= e->schedule.window[k].last)
+            return &e->schedule.window[k];
+    return NULL;
+}
+
+static int check_windows(const struct pass *e)
+{
+    for (int64_t k = e->first, end = -1; k < e->stop; k++) {
+        const struct sq_window *w = &e->schedule.window[k];
+        if (!e->chosen[k])
+            continue;
+        if (w->first <= end)
+            return sq_fail(SQ_E_ARG,
+                           "--jobs: window %" PRId64 "-%" PRId64 " shares layers with the one before; jobs are "
+                           "independent: --schedule blocks:N or layer",
+                           w->first, w->last);
+        end = w->last;
+    }
+    return 0;
+}
+
+static int write_all(struct jobs *j, const json_t *arguments)
+{
+    struct pass *e = j->e;
+    const int64_t stop = e->schedule.window[e->stop - 1].first; /* nobody wants Xf behind it */
+    int rc;
+    SQ_TRY(check_windows(e));
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1,
+                          SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
+    SQ_TRY(write_arguments(j, arguments));
+    SQ_TRY(open_text(&j->plan, j, PLAN ".tmp"));
+    for (int64_t i = 0; i < e->cfg.layers; i++) {
+        SQ_TRY(one_layer(j, i, window_of(e, i), i < stop, arguments));
+        SQ_TRY(sq_stop_check());
+    }
+    while ((rc = sq_stream_next(e->in, &e->rec)) > 0)
+        ;
+    if (rc == 0)
+        rc = publish_plan(j);
+out:
+    return rc;
+}
+
+int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app, const char *dir)
+{
+    struct tally tally = {0};
+    struct pass e;
+    struct jobs j = {.e = &e, .dir = dir};
+    json_t *arguments = deciding(app->given);
+    int rc = pass_init(&e, p, app, &tally, in, NULL, p->rate, p->nrate);
+    if (rc == 0 && !arguments)
+        rc = sq_fail(SQ_E_NOMEM, "no memory for the options");
+    if (rc == 0 && !p->needs_acts)
+        rc = sq_fail(SQ_E_ARG, "--jobs: with these options nothing is learned, and a job would have nothing to do");
+    if (rc == 0)
+        rc = make_folder(&j);
+    if (rc == 0)
+        rc = pass_prelude(&e);
+    if (rc == 0)
+        rc = write_all(&j, arguments);
+    sq_stream_abort(&j.out, rc);
+    if (j.plan)
+        fclose(j.plan);
+    json_decref(arguments);
+    pass_release(&e);
+    return rc;
+}
