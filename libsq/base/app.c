@@ -83,6 +83,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
     setlocale(LC_ALL, "C");
     setvbuf(stderr, NULL, _IOLBF, 1024);
     *app = (struct sq_app){.prog = prog, .in = "-", .out = "-", .started = sq_now()};
+    app->since = app->started;
     app->given = json_array();
     app->arg = calloc((size_t)argc + 1, sizeof *app->arg);
     sq_log_set(prog, SQ_WARNING);
@@ -170,7 +171,7 @@ static void write_duration(char buf[32], double s)
 void sq_app_progress(struct sq_app *app, double done, double total, const char *fmt, ...)
 {
     const bool terminal = isatty(2);
-    const double now = sq_now(), spent = now - app->started;
+    const double now = sq_now(), spent = now - app->since;
     const double pause = terminal ? 1.0 / 6 : 30.0;
     char what[160], left[32];
 

@@ -8,11 +8,16 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int scratch_open(int *fd, const char *dir)
+const char *scratch_dir(const char *dir)
 {
     const char *tmp = getenv("TMPDIR");
+    return dir ? dir : tmp && *tmp ? tmp : "/tmp";
+}
+
+int scratch_open(int *fd, const char *dir)
+{
     char path[4096];
-    dir = dir ? dir : tmp && *tmp ? tmp : "/tmp";
+    dir = scratch_dir(dir);
     if (snprintf(path, sizeof path, "%s/sq-scratch-XXXXXX", dir) >= (int)sizeof path)
         return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", dir);
     *fd = mkostemp(path, O_CLOEXEC);
