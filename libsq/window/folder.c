@@ -7,6 +7,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "sq/fault.h"
 #include "sq/json.h"
 #include "sq/params.h"
 
@@ -249,7 +250,7 @@ static int lock(struct folder *f)
     struct flock whole = {.l_type = F_WRLCK, .l_whence = SEEK_SET};
     char path[FOLDER_PATH];
     snprintf(path, sizeof path, "%.4000s/lock", f->dir);
-    f->lock = open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
+    f->lock = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_RDWR | O_CREAT | O_CLOEXEC, 0666);
     if (f->lock < 0)
         return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; name another one", f->dir, strerror(errno));
     if (fcntl(f->lock, F_SETLK, &whole) == 0)
@@ -292,7 +293,7 @@ static int check_files(struct folder *f)
     char path[FOLDER_PATH];
     int64_t window;
     int stage, end, rc = 0;
-    DIR *d = opendir(f->dir);
+    DIR *d = sq_fault(SQ_FAULT_OPEN) ? NULL : opendir(f->dir);
     if (!d)
         return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", f->dir, strerror(errno));
     for (const struct dirent *e; rc == 0 && (e = readdir(d));) {

@@ -83,8 +83,8 @@ static int take_model(struct pass *e)
     for (int64_t k = 0; k < e->schedule.n; k++)
         if (e->chosen[k])
             e->stop = k + 1;
+    SQ_TRY(sq_alloc(&e->held, pass_widest(e)));
     e->cap = pass_widest(e);
-    SQ_TRY(sq_alloc(&e->held, e->cap));
     for (int64_t i = 0; i < e->cap; i++)
         e->held[i].layer = (struct sq_layer)SQ_LAYER_INIT;
 out:
