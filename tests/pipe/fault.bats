@@ -92,3 +92,20 @@ tiny="-q -s W4A4 --threads 1 --schedule layer --epochs 1 --batch 1 --no-prov -i 
     tiny_stream 2 0 0 0 >in.sq
     each "$all" 100 sq-merge -q -s W3A16 --embed W8 -i in.sq -o out
 }
+
+@test "fault: sq-pack, as gguf, hf and stream" {
+    tiny_model --dtype bf16 model >/dev/null
+    sq-load model | sq-merge -s W4A16g32 -o in.sq
+    each "$all" 100 sq-pack -q -f gguf -i in.sq -o out
+    each "$all" 100 sq-pack -q -f hf -i in.sq -o out
+    each "$all" 50 sq-pack -q -f sq -i in.sq -o out
+}
+
+@test "fault: sq-eval and sq-dump" {
+    tiny_model --dtype bf16 model >/dev/null
+    sq-load model | sq-merge -s W4A16g32 -o in.sq
+    seq 0 63 >ids
+    each "open read alloc" 50 sq-eval -q --ids ids -l 8 in.sq
+    each "open read alloc" 50 sq-dump -q --check in.sq
+    each "open read alloc" 20 sq-dump -q in.sq
+}
