@@ -28,20 +28,27 @@ static int choose_format(int *format, const char *out)
     return 0;
 }
 
-static int copy_stream(const struct sq_app *app)
+/* dry_run: read, and look whether there is room */
+static int copy_stream(const struct sq_app *app, bool dry_run)
 {
     struct sq_stream *in = NULL, *out = NULL;
     struct sq_record rec = {0};
     int rc;
 
     SQ_TRY(sq_stream_open(&in, app->in, SQ_READ));
-    SQ_TRY(sq_stream_open(&out, app->out, SQ_WRITE));
-    SQ_TRY(sq_stream_begin(out, in, app));
+    if (!dry_run) {
+        SQ_TRY(sq_stream_open(&out, app->out, SQ_WRITE));
+        SQ_TRY(sq_stream_begin(out, in, app));
+    }
     while ((rc = sq_stream_next(in, &rec)) > 0)
-        SQ_TRY(sq_stream_copy(out, in, &rec));
-    if (rc == 0)
-        SQ_TRY(sq_stream_finish(&in));
-    if (rc == 0)
+        if (out)
+            SQ_TRY(sq_stream_copy(out, in, &rec));
+    if (rc < 0)
+        goto out;
+    if (dry_run)
+        SQ_TRY(sq_pack_room(app->out, false, sq_stream_bytes(in)));
+    SQ_TRY(sq_stream_finish(&in));
+    if (out)
         rc = sq_stream_finish(&out);
 out:
     sq_record_release(&rec);
@@ -86,7 +93,7 @@ int main(int argc, char **argv)
         SQ_OPT_FLAG(0, "no-tokenizer", &o.no_tokenizer, "gguf: leave the tokenizer out; readers take ids only"),
         SQ_OPT_ENUM(0, "dtype", &dtype, "f32|bf16", "hf: of the weights; bf16 rounds them"),
         SQ_OPT_INT(0, "shard-size", &o.shard, 1, INT64_C(1) << 50, "hf: largest file, in bytes"),
-        SQ_OPT_FLAG(0, "dry-run", &o.dry_run, "check, choose types, report sizes; write nothing"),
+        SQ_OPT_FLAG(0, "dry-run", &o.dry_run, "check, choose types, report sizes, look for room; write nothing"),
         SQ_OPT_END,
     };
     sq_app_init(&app, "sq-pack", "", "write a merged stream as a file: gguf, Hugging Face directory, stream", opts, 0,
@@ -95,7 +102,7 @@ int main(int argc, char **argv)
     if (type)
         SQ_TRY(sq_pack_type_parse(&o.type, type));
     if (format == FORMAT_SQ) {
-        rc = copy_stream(&app);
+        rc = copy_stream(&app, o.dry_run);
         goto out;
     }
     o.out = app.out;

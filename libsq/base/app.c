@@ -12,6 +12,7 @@
 
 #include "config.h"
 #include "opt.h"
+#include "sq/fault.h"
 
 #define YES(x) ((x) ? "yes" : "no")
 
@@ -83,6 +84,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
     setlocale(LC_ALL, "C");
     setvbuf(stderr, NULL, _IOLBF, 1024);
     *app = (struct sq_app){.prog = prog, .in = "-", .out = "-", .started = sq_now()};
+    app->since = app->started;
     app->given = json_array();
     app->arg = calloc((size_t)argc + 1, sizeof *app->arg);
     sq_log_set(prog, SQ_WARNING);
@@ -115,7 +117,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
         if (strcmp(argv[i], "--man") == 0)
             print_man(prog, synopsis, &t);
     }
-    if (!app->given || !app->arg)
+    if (!app->given || !app->arg || sq_fault_set(getenv("SQ_FAULT")) < 0)
         usage_error(prog);
     if (apply_config(&t, app->given, argc, argv) < 0 ||
         sq_opt_parse(&t, app->given, app->arg, &app->narg, argc, argv) < 0)
@@ -135,7 +137,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
                                                                      : SQ_WARNING);
     app->progress |= isatty(2) && tcgetpgrp(2) == getpgrp() && !quiet;
     omp_set_num_threads(app->threads ? (int)app->threads : omp_get_num_procs());
-    if (app->metrics && !(app->metrics_file = fopen(app->metrics, "a"))) {
+    if (app->metrics && !(app->metrics_file = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(app->metrics, "a"))) {
         sq_fail(SQ_E_ARG, "cannot write '%s': %s", app->metrics, strerror(errno));
         usage_error(prog);
     }
@@ -148,7 +150,7 @@ int sq_app_metric(struct sq_app *app, const char *event, json_t *fields)
 
     if (f) {
         json_t *line = json_pack("{s:s, s:f}", "event", event, "t", sq_now() - app->started);
-        if (!line || (fields && json_object_update_missing(line, fields) < 0) ||
+        if (!line || sq_fault(SQ_FAULT_WRITE) || (fields && json_object_update_missing(line, fields) < 0) ||
             json_dumpf(line, f, JSON_COMPACT) < 0 || fputc('\n', f) == EOF || fflush(f) == EOF)
             rc = sq_fail(SQ_E_IO, "cannot write '%s'", app->metrics);
         json_decref(line);
@@ -170,7 +172,7 @@ static void write_duration(char buf[32], double s)
 void sq_app_progress(struct sq_app *app, double done, double total, const char *fmt, ...)
 {
     const bool terminal = isatty(2);
-    const double now = sq_now(), spent = now - app->started;
+    const double now = sq_now(), spent = now - app->since;
     const double pause = terminal ? 1.0 / 6 : 30.0;
     char what[160], left[32];
 

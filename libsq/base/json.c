@@ -6,6 +6,8 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "sq/fault.h"
+
 enum { FILE_LIMIT = 256 << 20 };
 
 /* Integers beyond 64 bits become reals: tokenizer configs say "no limit" as 1000000000000000019884624838656. Two
@@ -73,7 +75,7 @@ int sq_json_load(json_t **out, const char *path)
     int rc = 0;
 
     *out = NULL;
-    FILE *f = fopen(path, "rb");
+    FILE *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "rb");
     if (!f || fstat(fileno(f), &st) < 0 || !S_ISREG(st.st_mode)) {
         rc = sq_fail(SQ_E_IO, "cannot read '%s': %s", path, f && !errno ? "not a file" : strerror(errno));
         goto out;
@@ -83,7 +85,7 @@ int sq_json_load(json_t **out, const char *path)
         goto out;
     }
     SQ_TRY(sq_alloc(&text, st.st_size + 1));
-    if (fread(text, 1, (size_t)st.st_size, f) != (size_t)st.st_size) {
+    if (sq_fault(SQ_FAULT_READ) || fread(text, 1, (size_t)st.st_size, f) != (size_t)st.st_size) {
         rc = sq_fail(SQ_E_IO, "cannot read '%s'", path);
         goto out;
     }

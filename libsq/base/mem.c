@@ -1,4 +1,4 @@
-#include "sq/base.h"
+#include "sq/fault.h"
 
 #include <stdatomic.h>
 #include <stdlib.h>
@@ -32,7 +32,7 @@ int sq_alloc_bytes(void **out, int64_t n, size_t size)
         return 0;
     if (sq_mul_size(&bytes, (size_t)n, size) < 0 || bytes > SIZE_MAX / 2)
         return SQ_E_ARG;
-    char *base = calloc(1, bytes + 2 * ALIGN);
+    char *base = sq_fault(SQ_FAULT_ALLOC) ? NULL : calloc(1, bytes + 2 * ALIGN);
     if (!base)
         return sq_fail(SQ_E_NOMEM, "no memory for %zu bytes", bytes);
     char *p = base + (ALIGN - (uintptr_t)base % ALIGN);

@@ -7,6 +7,8 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "sq/fault.h"
+
 int sq_map_open(struct sq_map *m, const char *path)
 {
     struct stat st;
@@ -18,7 +20,7 @@ int sq_map_open(struct sq_map *m, const char *path)
         return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
     if (!S_ISREG(st.st_mode))
         return sq_fail(SQ_E_IO, "cannot read '%s': not a regular file", path);
-    const int fd = open(path, O_RDONLY | O_CLOEXEC);
+    const int fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_RDONLY | O_CLOEXEC);
     if (fd < 0 || fstat(fd, &st) < 0) {
         rc = sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
         goto out;
@@ -27,7 +29,7 @@ int sq_map_open(struct sq_map *m, const char *path)
         rc = sq_fail(SQ_E_FORMAT, "'%s' is empty", path);
         goto out;
     }
-    void *p = mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
+    void *p = sq_fault(SQ_FAULT_OPEN) ? MAP_FAILED : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
     if (p == MAP_FAILED) {
         rc = sq_fail(SQ_E_IO, "cannot map '%s': %s", path, strerror(errno));
         goto out;

@@ -7,6 +7,7 @@
 
 #include "map.h"
 #include "checkpoint.h"
+#include "sq/fault.h"
 
 static const char pickle_text[] =
     "is a pickle file, which can run code when read: convert it to safetensors first "
@@ -28,7 +29,7 @@ static int open_file(struct sq_source *s)
             return sq_fail(SQ_E_UNSUP, "'%s' %s", s->spec, pickle_text);
     if (ends_with(s->spec, ".safetensors"))
         return sq_fail(SQ_E_ARG, "'%s' is one file of a checkpoint: name its directory", s->spec);
-    FILE *f = fopen(s->spec, "rb");
+    FILE *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(s->spec, "rb");
     if (!f)
         return sq_fail(SQ_E_IO, "cannot read '%s': %s", s->spec, strerror(errno));
     const size_t got = fread(magic, 1, sizeof magic, f);

@@ -8,6 +8,7 @@
 
 #include "gguf_tok.h"
 #include "packer.h"
+#include "sq/fault.h"
 #include "sq/json.h"
 
 enum { ALIGNMENT = 32, FILE_VERSION = 3, QUANTIZATION_VERSION = 2, SIDE_FILES = 64 };
@@ -196,7 +197,7 @@ static int begin(struct packer *p)
     p->keys.pairs--;
     if (!p->o->dry_run) {
         SQ_TRY(pack_temp(p));
-        p->fd = open(p->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        p->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(p->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
         if (p->fd < 0)
             SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", p->temp, strerror(errno)));
     }
@@ -236,7 +237,7 @@ static int finish(struct packer *p)
     p->rep->file_bytes = p->end;
     if (p->fd >= 0) {
         SQ_TRY(pack_write(p, p->fd, header.p, header.n, 0));
-        if (ftruncate(p->fd, (off_t)p->end) < 0)
+        if (sq_fault(SQ_FAULT_WRITE) || ftruncate(p->fd, (off_t)p->end) < 0)
             SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", p->o->out, strerror(errno)));
         SQ_TRY(pack_close(p));
     }

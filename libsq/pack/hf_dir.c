@@ -9,6 +9,7 @@
 #include <unistd.h>
 
 #include "packer.h"
+#include "sq/fault.h"
 #include "sq/json.h"
 
 enum { INDENT = JSON_INDENT(2) };
@@ -108,23 +109,14 @@ out:
     return rc;
 }
 
-/* An existing directory is not ours to change; an empty one is replaced. */
 static int make_dir(struct packer *p)
 {
-    DIR *d = opendir(p->o->out);
-    struct stat st;
-    int entries = 0;
-
-    for (struct dirent *e; d && (e = readdir(d));)
-        entries += strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0;
-    if (d)
-        closedir(d);
-    if (entries || (!d && lstat(p->o->out, &st) == 0))
-        return sq_fail(SQ_E_ARG, "'%s' exists and is not an empty directory", p->o->out);
-    const int rc = pack_temp(p);
+    int rc = sq_pack_room(p->o->out, true, 0);
+    if (rc == 0)
+        rc = pack_temp(p);
     if (rc < 0)
         return rc;
-    if (mkdir(p->temp, 0777) < 0) {
+    if (sq_fault(SQ_FAULT_OPEN) || mkdir(p->temp, 0777) < 0) {
         const int e = errno;
         sq_fail(SQ_E_IO, "cannot make '%s': %s", p->temp, strerror(e));
         p->temp[0] = '\0'; /* not ours to remove */
@@ -164,7 +156,7 @@ static int file(int *fd, struct packer *p, const struct plan_entry *e)
     if (p->fd < 0 || p->shard != e->shard) {
         SQ_TRY(pack_close(p));
         snprintf(path, sizeof path, "%s/%s", p->temp, shard_name(name, p, e->shard));
-        p->fd = open(path, O_WRONLY | O_CLOEXEC);
+        p->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_WRONLY | O_CLOEXEC);
         p->shard = e->shard;
         if (p->fd < 0)
             rc = sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno));

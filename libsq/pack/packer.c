@@ -329,6 +329,8 @@ int sq_pack_model(struct sq_pack_report *rep, struct sq_source *in, const struct
     if (!o->dry_run) {
         SQ_TRY(pack_verify(&p));
         SQ_TRY(pack_rename(&p));
+    } else {
+        SQ_TRY(sq_pack_room(o->out, o->format == SQ_PACK_HF, rep->file_bytes));
     }
 out:
     pack_remove(&p);

@@ -4,6 +4,7 @@
 
 #include "parts.h"
 #include "sq/calib.h"
+#include "sq/fault.h"
 #include "sq/json.h"
 
 enum { PIECE = 1 << 16 };
@@ -15,7 +16,7 @@ static int slurp(struct sq_bytes *out, const char *path, size_t limit)
     size_t got;
     int rc = 0;
 
-    FILE *f = fopen(path, "rb");
+    FILE *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "rb");
     if (!f)
         return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
     SQ_TRY(sq_alloc(&piece, PIECE));
@@ -26,7 +27,7 @@ static int slurp(struct sq_bytes *out, const char *path, size_t limit)
             goto out;
         }
     }
-    if (ferror(f))
+    if (sq_fault(SQ_FAULT_READ) || ferror(f))
         rc = sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
 out:
     sq_free(piece);

@@ -1,11 +1,16 @@
 /* --dry-run: the stream is read as far as its first layer, one step of that layer is timed at every rate, the
  * rest is multiplication. */
+#include <errno.h>
 #include <stdio.h>
+#include <string.h>
+#include <sys/statvfs.h>
 
 #include "pass.h"
+#include "scratch.h"
 
 struct estimate {
     int64_t tensor_bytes, params, steps, widest;
+    int64_t top;       /* bytes in front of the layers */
     int64_t layers;    /* sum over chosen windows */
     double step, eval; /* seconds of one layer: a step, a forward over all samples */
 };
@@ -73,6 +78,43 @@ static void print_time(const char *what, double s)
         printf("%-28s %.1f h\n", what, s / 3600);
 }
 
+/* need: what must be free in dir at the start, for this and whatever else goes there */
+static int print_disk(const char *what, const char *dir, int64_t bytes, int64_t need)
+{
+    struct statvfs fs;
+    if (statvfs(dir, &fs) < 0)
+        return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; name another one", dir, strerror(errno));
+    const double spare = (double)fs.f_bavail * (double)fs.f_frsize;
+    printf("%-28s %.1f MB; '%s' has %.1f MB free\n", what, (double)bytes / 1e6, dir, spare / 1e6);
+    if ((double)need > spare)
+        return sq_fail(SQ_E_IO, "the run will need %.1f MB in folder '%s', which has %.1f MB free; name another one",
+                       (double)need / 1e6, dir, spare / 1e6);
+    return 0;
+}
+
+/* The spool between two passes: what came before the layers, the layers and their parameters, the head. Two of them are
+ * there while a pass reads one and writes the next. */
+static int64_t spool_bytes(const struct pass *e, const struct estimate *x)
+{
+    const int64_t one = (e->cfg.tied ? 1 : 2) * x->top + e->cfg.layers * (x->tensor_bytes + 4 * x->params);
+    return e->plan->window_order ? 0 : one * SQ_MIN(e->plan->nrate - 1, 2);
+}
+
+static int estimate_disk(const struct pass *e, const struct estimate *x)
+{
+    const struct sq_plan *p = e->plan;
+    const int64_t spool = spool_bytes(e, x), kept = p->work ? 4 * x->layers * x->params * p->nrate : 0;
+    int rc = 0;
+    if (p->spill)
+        SQ_TRY(print_disk("disk for the activations", p->spill, pass_spill_bytes(e), pass_spill_bytes(e)));
+    if (spool)
+        SQ_TRY(print_disk("disk for the spool file", scratch_dir(p->work), spool, spool));
+    if (kept)
+        SQ_TRY(print_disk("disk for finished windows", p->work, kept, spool + kept - folder_bytes(e->tally->folder)));
+out:
+    return rc;
+}
+
 /* A cursor is not counted on: the estimate is of the whole way from the tokens. */
 static int estimate_learning(struct pass *e, const struct sq_plan *p)
 {
@@ -86,6 +128,7 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     for (int64_t k = 0; k < e->schedule.n; k++)
         if (e->chosen[k] && ++windows)
             x.layers += e->schedule.window[k].last - e->schedule.window[k].first + 1;
+    x.top = sq_stream_bytes(e->in);
     x.steps = sq_window_steps(&job);
     x.widest = pass_widest(e);
     SQ_TRY(first_layer(e, &x));
@@ -107,13 +150,7 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     printf("%-28s %.1f MB, %.1f MB at the least (--memory)\n", "peak memory",
            (double)pass_memory(e, pass_held(e, 0), x.widest, false) / 1e6,
            (double)pass_memory(e, pass_held(e, 0), x.widest, true) / 1e6);
-    if (p->spill)
-        printf("%-28s %.1f MB\n", "disk for the activations", (double)pass_spill_bytes(e) / 1e6);
-    if (p->nrate > 1 && !p->window_order) {
-        /* the stream between two passes: the layers as they came and their parameters */
-        printf("%-28s %.1f MB and embedding and head\n", "disk for the spool file",
-               (double)(e->cfg.layers * (x.tensor_bytes + 4 * x.params)) / 1e6);
-    }
+    SQ_TRY(estimate_disk(e, &x));
 out:
     return rc;
 }
@@ -124,7 +161,10 @@ int sq_window_estimate(struct sq_stream *in, const struct sq_plan *p, struct sq_
     struct sq_plan plan = *p;
     struct pass e;
     plan.no_cursor = true;
-    int rc = pass_init(&e, &plan, app, &tally, in, NULL, plan.rate, plan.nrate);
+    int rc = folder_open(&tally.folder, p, app);
+    if (rc < 0)
+        return rc;
+    rc = pass_init(&e, &plan, app, &tally, in, NULL, plan.rate, plan.nrate);
     if (rc == 0)
         rc = pass_prelude(&e);
     if (rc == 0 && plan.needs_acts)
@@ -134,5 +174,6 @@ int sq_window_estimate(struct sq_stream *in, const struct sq_plan *p, struct sq_
     if (rc == 0 && fflush(stdout) != 0)
         rc = sq_fail(SQ_E_IO, "cannot write the estimate");
     pass_release(&e);
+    folder_close(&tally.folder);
     return rc;
 }

@@ -1,9 +1,8 @@
 /* Windows as jobs: streams of a window's layers with the float activations in front of them, which any host can learn
  * without the rest of the model. sq-merge joins what comes back.
  *
- * A job is a stream: {"record":"job","first","last","arguments"}, the model's record, the tokens, a cursor in front of
- * the first layer, in which Xq is Xf, and the layers. "arguments" are the options that decide bytes: a job runs with
- * those that it was made with. */
+ * A job is a stream: {"record":"job","first","last","made"}, the model's record, the tokens, a cursor in front of the first
+ * layer, in which Xq is Xf, and the layers. */
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -17,29 +16,22 @@
 /* Options that say where and how fast, not what. */
 static bool decides_bytes(const char *given)
 {
-    static const char *const other[] = {"in",       "out",     "verbose", "quiet", "debug",  "threads", "progress",
-                                        "metrics",  "no-prov", "config",  "work",  "spill",  "memory",  "jobs",
-                                        "job",      "windows", "strict"};
-    for (int i = 0; i < SQ_COUNT(other); i++) {
-        const size_t n = strlen(other[i]);
-        if (strncmp(given + 2, other[i], n) == 0 && (given[2 + n] == '=' || !given[2 + n]))
+    static const char *const other[] = {"in",      "out",    "verbose", "quiet", "debug",  "threads", "progress",
+                                        "metrics", "config", "work",    "spill", "memory", "jobs",    "job",
+                                        "windows", "key",    "allow",   "server", "insecure", "timeout", "wait"};
+    const size_t n = strcspn(given, "=");
+    for (int i = 0; i < SQ_COUNT(other); i++)
+        if (strlen(other[i]) == n && strncmp(given, other[i], n) == 0)
             return false;
-    }
     return true;
 }
 
-/* Of "--name=value" as the command line gave them; NULL without memory. */
-static json_t *deciding(const json_t *given)
+/* A job is of its own window whichever were chosen. */
+static int made_of_job(json_t **out, const struct pass *e)
 {
-    json_t *list = json_array();
-    for (size_t i = 0; list && i < json_array_size(given); i++) {
-        const char *text = json_string_value(json_array_get(given, i));
-        if (text && decides_bytes(text) && json_array_append_new(list, json_string(text)) < 0) {
-            json_decref(list);
-            return NULL;
-        }
-    }
-    return list;
+    struct sq_plan plan = *e->plan;
+    plan.windows = NULL;
+    return made_of(out, &plan, e->ops);
 }
 
 /* ---- running one ---- */
@@ -53,16 +45,17 @@ int pass_take_job(struct pass *e)
         return sq_fail(SQ_E_FORMAT, "this stream is one window's job: sq-window --job FILE runs it");
     if (e->have_model || e->is_job)
         return sq_fail(SQ_E_FORMAT, "a job record comes first, and once");
-    json_t *mine = deciding(e->app->given);
-    const bool same = mine && json_equal(mine, json_object_get(e->rec.head, "arguments"));
-    json_decref(mine);
-    if (!same)
-        return sq_fail(SQ_E_ARG, "the job was made with other options; --config FOLDER/arguments gives it those");
+    json_t *mine = NULL, *said;
     int rc;
+    SQ_TRY(sq_json_object(&said, e->rec.head, "made"));
+    SQ_TRY(made_of_job(&mine, e));
+    if (made_compare(said, mine, "the job") < 0)
+        SQ_TRY(sq_fail(SQ_E_ARG, "%s; --config FOLDER/arguments gives it its options", sq_errmsg()));
     SQ_TRY(sq_json_int(&e->job.first, e->rec.head, "first", 0, 1023));
     SQ_TRY(sq_json_int(&e->job.last, e->rec.head, "last", e->job.first, 1023));
     e->is_job = true;
 out:
+    json_decref(mine);
     return rc < 0 ? sq_fail_in(rc, "job record") : 0;
 }
 
@@ -73,6 +66,7 @@ out:
 struct jobs {
     struct pass *e;
     const char *dir;
+    json_t *made;
     FILE *plan;
     struct sq_stream *out; /* of the window at hand */
 };
@@ -130,28 +124,33 @@ out:
     return rc;
 }
 
-static int write_arguments(const struct jobs *j, const json_t *arguments)
+/* "name=value", as --config reads them */
+static int write_arguments(const struct jobs *j)
 {
+    const json_t *given = j->e->app->given;
     FILE *f;
     int rc = open_text(&f, j, "arguments");
     if (rc < 0)
         return rc;
-    for (size_t i = 0; i < json_array_size(arguments); i++)
-        fprintf(f, "%s\n", json_string_value(json_array_get(arguments, i)) + 2);
+    for (size_t i = 0; i < json_array_size(given); i++) {
+        const char *text = json_string_value(json_array_get(given, i)) + strlen("--");
+        if (decides_bytes(text))
+            fprintf(f, "%s\n", text);
+    }
     return close_text(&f, j, "arguments");
 }
 
-static int write_job(struct sq_stream *out, const struct sq_window *w, const json_t *arguments)
+static int write_job(struct sq_stream *out, const struct sq_window *w, const json_t *made)
 {
     json_t *head = json_pack("{s:s, s:I, s:I, s:O}", "record", "job", "first", (json_int_t)w->first, "last",
-                             (json_int_t)w->last, "arguments", arguments);
+                             (json_int_t)w->last, "made", made);
     const int rc = head ? sq_stream_put(out, head, NULL, 0) : sq_fail(SQ_E_NOMEM, "no memory for a job record");
     json_decref(head);
     return rc;
 }
 
 /* The job's stream as far as its first layer. */
-static int begin_job(struct jobs *j, const struct sq_window *w, const json_t *arguments)
+static int begin_job(struct jobs *j, const struct sq_window *w)
 {
     struct pass *e = j->e;
     struct cursor c = {.layer = w->first, .float_layer = w->first, .scheme = e->plan->scheme, .same = true};
@@ -162,7 +161,7 @@ static int begin_job(struct jobs *j, const struct sq_window *w, const json_t *ar
     SQ_TRY(path_of(path, sizeof path, j, name));
     SQ_TRY(sq_stream_open(&j->out, path, SQ_WRITE));
     SQ_TRY(sq_stream_begin(j->out, e->in, e->app));
-    SQ_TRY(write_job(j->out, w, arguments));
+    SQ_TRY(write_job(j->out, w, j->made));
     SQ_TRY(sq_stream_put(j->out, e->model, NULL, 0));
     SQ_TRY(sq_stream_put(j->out, e->tokens, e->acts.ids,
                          (size_t)(e->acts.samples * e->acts.tokens) * sizeof *e->acts.ids));
@@ -182,14 +181,14 @@ static int end_job(struct jobs *j, const struct sq_window *w)
 }
 
 /* Layer i: into the job that it belongs to; Xf through it, if a later window wants that. */
-static int one_layer(struct jobs *j, int64_t i, const struct sq_window *w, bool forward, const json_t *arguments)
+static int one_layer(struct jobs *j, int64_t i, const struct sq_window *w, bool forward)
 {
     struct pass *e = j->e;
     struct sq_layer l = SQ_LAYER_INIT;
     struct sq_block b = {0};
     int rc;
     if (w && i == w->first)
-        SQ_TRY(begin_job(j, w, arguments));
+        SQ_TRY(begin_job(j, w));
     SQ_TRY(pass_read_layer(e, &l, i));
     if (w)
         SQ_TRY(sq_layer_write(j->out, &l));
@@ -231,7 +230,7 @@ static int check_windows(const struct pass *e)
     return 0;
 }
 
-static int write_all(struct jobs *j, const json_t *arguments)
+static int write_all(struct jobs *j)
 {
     struct pass *e = j->e;
     const int64_t stop = e->schedule.window[e->stop - 1].first; /* nobody wants Xf behind it */
@@ -239,10 +238,11 @@ static int write_all(struct jobs *j, const json_t *arguments)
     SQ_TRY(check_windows(e));
     SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1,
                           SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
-    SQ_TRY(write_arguments(j, arguments));
+    SQ_TRY(made_of_job(&j->made, e));
+    SQ_TRY(write_arguments(j));
     SQ_TRY(open_text(&j->plan, j, PLAN ".tmp"));
     for (int64_t i = 0; i < e->cfg.layers; i++) {
-        SQ_TRY(one_layer(j, i, window_of(e, i), i < stop, arguments));
+        SQ_TRY(one_layer(j, i, window_of(e, i), i < stop));
         SQ_TRY(sq_stop_check());
     }
     while ((rc = sq_stream_next(e->in, &e->rec)) > 0)
@@ -258,10 +258,7 @@ int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app 
     struct tally tally = {0};
     struct pass e;
     struct jobs j = {.e = &e, .dir = dir};
-    json_t *arguments = deciding(app->given);
     int rc = pass_init(&e, p, app, &tally, in, NULL, p->rate, p->nrate);
-    if (rc == 0 && !arguments)
-        rc = sq_fail(SQ_E_NOMEM, "no memory for the options");
     if (rc == 0 && !p->needs_acts)
         rc = sq_fail(SQ_E_ARG, "--jobs: with these options nothing is learned, and a job would have nothing to do");
     if (rc == 0)
@@ -269,11 +266,11 @@ int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app 
     if (rc == 0)
         rc = pass_prelude(&e);
     if (rc == 0)
-        rc = write_all(&j, arguments);
+        rc = write_all(&j);
     sq_stream_abort(&j.out, rc);
     if (j.plan)
         fclose(j.plan);
-    json_decref(arguments);
+    json_decref(j.made);
     pass_release(&e);
     return rc;
 }

@@ -3,6 +3,7 @@
 #include <string.h>
 
 #include "pass.h"
+#include "sq/json.h"
 
 static const char *const LOSS_NAME[] = {
     [SQ_LOSS_MSE] = "mse", [SQ_LOSS_TOKEN] = "token", [SQ_LOSS_MIX] = "mix"};
@@ -26,7 +27,6 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
     struct sq_window_job job = {.member = members, .n = w->last - w->first + 1, .scheme = e->plan->scheme};
     for (int64_t i = 0; i < job.n; i++) {
         struct held *h = pass_held(e, w->first + i);
-        h->changed = true;
         members[i] = (struct sq_member){.w = &h->w, .p = &h->p};
     }
     job.scheme.rate = rate;
@@ -107,22 +107,21 @@ static json_t *result_fields(const struct pass *e, int64_t k, double rate, const
     return f;
 }
 
+static int make_record(json_t **out, const struct pass *e, int64_t k, double rate, const struct sq_window_result *r)
+{
+    json_t *f = result_fields(e, k, rate, r);
+    *out = json_pack("{s:s}", "record", "window");
+    const bool whole = f && *out && json_object_update(*out, f) == 0;
+    json_decref(f);
+    return whole ? 0 : sq_fail(SQ_E_NOMEM, "no memory for a window record");
+}
+
 static int report(struct pass *e, int64_t k, double rate, const struct sq_window_result *r, double seconds)
 {
     const struct sq_window *w = &e->schedule.window[k];
-    json_t *f = result_fields(e, k, rate, r), *head = json_pack("{s:s}", "record", "window");
-    int rc = 0;
-    if (!f || !head || json_object_update(head, f) < 0)
-        rc = sq_fail(SQ_E_NOMEM, "no memory for a window record");
-    if (rc == 0 && e->out)
-        rc = sq_stream_put(e->out, head, NULL, 0);
-    json_decref(head);
+    json_t *f = result_fields(e, k, rate, r);
     if (f)
         json_object_set_new(f, "seconds", json_real(seconds));
-    const int metric = sq_app_metric(e->app, "window", f);
-    e->tally->windows++;
-    e->tally->retries += r->retries;
-    e->tally->fallbacks += r->fallbacks;
     sq_log(r->fallbacks ? SQ_WARNING : SQ_INFO,
            "window %" PRId64 "-%" PRId64
            " at rate %g: plain %.4g, entry %.4g, exit %.4g, held out %.4g to %.4g, %.1f s%s",
@@ -131,34 +130,117 @@ static int report(struct pass *e, int64_t k, double rate, const struct sq_window
            r->fallbacks ? "; training failed twice, the entry parameters stay"
            : r->retries ? "; retried"
                         : "");
-    return rc < 0 ? rc : metric;
+    return sq_app_metric(e->app, "window", f);
 }
 
-static int learn_at(struct pass *e, int64_t k, double rate, struct sq_member *members)
+/* Window k at one stage; on disk, where there is a work folder, before anybody hears of it. */
+static int learn(json_t **record, struct pass *e, int64_t k, const struct finished *w, struct sq_member *members)
 {
-    const struct sq_window *w = &e->schedule.window[k];
+    const double rate = w->scheme.rate;
     struct sq_window_job job = pass_job(e, k, rate, members);
     struct watch watch = {.e = e, .window = k, .rate = rate, .started = sq_now()};
     const double started = watch.started, done = e->tally->done;
     struct sq_window_result r;
     int64_t *order = NULL;
     int rc;
+    if (done == 0.0)
+        e->app->since = started; /* what came before is no measure of the time left */
     SQ_TRY(sq_alloc(&order, job.picks));
-    SQ_TRY(sq_window_order(order, job.picks, job.epoch, e->plan->params.seed, w, rate));
+    SQ_TRY(sq_window_order(order, job.picks, job.epoch, e->plan->params.seed, &e->schedule.window[k], rate));
     job.order = order;
     job.step = on_step;
     job.ctx = &watch;
     watch.per_epoch = (job.epoch + job.batch - 1) / job.batch;
     SQ_TRY(sq_window_learn(&r, e->trainer, &job));
     e->tally->done = done + (double)(r.steps * job.n); /* a retry is not progress */
+    SQ_TRY(make_record(record, e, k, rate, &r));
+    if (e->tally->folder)
+        SQ_TRY(folder_save(e->tally->folder, w, *record));
     SQ_TRY(report(e, k, rate, &r, sq_now() - started));
-    if (r.fallbacks && e->plan->strict)
-        rc = sq_fail(SQ_E_VALUE,
-                     "window %" PRId64 "-%" PRId64
-                     " at rate %g did not improve on its entry loss %g (--strict)",
-                     w->first, w->last, rate, r.entry.train);
 out:
     sq_free(order);
+    return rc;
+}
+
+/* 1: as the folder has it. */
+static int restore(json_t **record, struct pass *e, const struct finished *w)
+{
+    int64_t steps = 0;
+    int rc = e->tally->folder ? folder_restore(record, e->tally->folder, w) : 0;
+    if (rc == 0 && e->replay)
+        return sq_fail(SQ_E_IO, "a file of window %" PRId64 "-%" PRId64 " went while this program ran", w->first,
+                       w->first + w->n - 1);
+    if (rc <= 0)
+        return rc;
+    rc = sq_json_int(&steps, *record, "steps", 0, INT64_MAX);
+    e->tally->total -= (double)(steps * w->n);
+    e->tally->restored++;
+    return rc < 0 ? rc : 1;
+}
+
+/* The window's record to the output and to the tally. */
+static int publish(struct pass *e, const struct finished *w, const json_t *record)
+{
+    const json_t *losses = json_object_get(record, "losses");
+    int64_t retries, fallbacks;
+    int rc;
+    if (e->out)
+        SQ_TRY(sq_stream_put(e->out, record, NULL, 0));
+    SQ_TRY(sq_json_int(&retries, record, "retries", 0, 1));
+    SQ_TRY(sq_json_int(&fallbacks, record, "fallbacks", 0, 1));
+    e->tally->windows++;
+    e->tally->retries += retries;
+    e->tally->fallbacks += fallbacks;
+    if (fallbacks && e->plan->strict)
+        rc = sq_fail(SQ_E_VALUE,
+                     "window %" PRId64 "-%" PRId64 " at rate %g did not improve on its entry loss %g (--strict)",
+                     w->first, w->first + w->n - 1, w->scheme.rate, json_number_value(json_object_get(losses, "entry")));
+out:
+    return rc;
+}
+
+static struct finished stage_of(const struct pass *e, int64_t k, int i)
+{
+    const struct sq_window *w = &e->schedule.window[k];
+    struct finished f = {.stage = (int)(e->rate - e->plan->rate) + i,
+                         .window = k,
+                         .first = w->first,
+                         .n = w->last - w->first + 1,
+                         .scheme = e->plan->scheme,
+                         .cfg = &e->cfg,
+                         .made = e->made};
+    f.scheme.rate = e->rate[i];
+    return f;
+}
+
+bool pass_is_kept(const struct pass *e)
+{
+    bool kept = e->tally->folder != NULL;
+    for (int64_t k = e->first; kept && k < e->stop; k++)
+        for (int i = 0; kept && e->chosen[k] && i < e->nrate; i++) {
+            const struct finished w = stage_of(e, k, i);
+            kept = folder_has(e->tally->folder, &w);
+        }
+    return kept;
+}
+
+static int learn_at(struct pass *e, int64_t k, int i, struct sq_member *members, struct sq_params **params)
+{
+    struct finished w = stage_of(e, k, i);
+    json_t *record = NULL;
+    int rc;
+    w.p = params;
+    for (int64_t j = 0; j < w.n; j++) {
+        struct held *h = pass_held(e, w.first + j);
+        h->changed = true;
+        params[j] = &h->p;
+    }
+    SQ_TRY(restore(&record, e, &w));
+    if (rc == 0)
+        SQ_TRY(learn(&record, e, k, &w, members));
+    SQ_TRY(publish(e, &w, record));
+out:
+    json_decref(record);
     return rc;
 }
 
@@ -166,11 +248,15 @@ int pass_learn(struct pass *e, int64_t k)
 {
     const struct sq_window *w = &e->schedule.window[k];
     struct sq_member *members = NULL;
-    int rc = pass_choose_memory(e);
-    if (rc == 0)
-        rc = sq_alloc(&members, w->last - w->first + 1);
-    for (int i = 0; rc == 0 && i < e->nrate; i++)
-        rc = learn_at(e, k, e->rate[i], members);
+    struct sq_params **params = NULL;
+    int rc;
+    SQ_TRY(pass_choose_memory(e));
+    SQ_TRY(sq_alloc(&members, w->last - w->first + 1));
+    SQ_TRY(sq_alloc(&params, w->last - w->first + 1));
+    for (int i = 0; i < e->nrate; i++)
+        SQ_TRY(learn_at(e, k, i, members, params));
+out:
+    sq_free(params);
     sq_free(members);
     return rc;
 }

@@ -2,6 +2,7 @@
  * their order, so what a pipe between two processes carries is what a spool between two passes carries. */
 #include "pass.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "sq/json.h"
@@ -45,6 +46,8 @@ int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, st
     int rc = sq_ops_get(&e->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
     if (rc == 0)
         rc = sq_hash_init(&e->seen);
+    if (rc == 0 && tally->folder && !(e->made = folder_made(tally->folder)))
+        rc = sq_fail(SQ_E_NOMEM, "no memory for what a window is made of");
     return rc;
 }
 
@@ -60,6 +63,7 @@ void pass_release(struct pass *e)
     sq_hash_release(&e->seen);
     json_decref(e->model);
     json_decref(e->tokens);
+    json_decref(e->made);
     sq_schedule_release(&e->schedule);
     sq_free(e->chosen);
 }
@@ -97,8 +101,8 @@ static int take_model(struct pass *e)
     for (int64_t k = 0; k < e->schedule.n; k++)
         if (e->chosen[k])
             e->stop = k + 1;
+    SQ_TRY(sq_alloc(&e->held, pass_widest(e)));
     e->cap = pass_widest(e);
-    SQ_TRY(sq_alloc(&e->held, e->cap));
     for (int64_t i = 0; i < e->cap; i++)
         e->held[i].layer = (struct sq_layer)SQ_LAYER_INIT;
 out:
@@ -254,7 +258,7 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
         for (int64_t k = 0; k < h->p.nparam; k++)
             if (strcmp(all.param[i].name, h->p.param[k].name) == 0)
                 memcpy(all.param[i].x, h->p.param[k].x, (size_t)all.param[i].n * sizeof(float));
-    if (e->plan->init != SQ_INIT_MINMAX && !clip) {
+    if (e->plan->init != SQ_INIT_MINMAX && !clip && !e->replay) {
         if (!fresh)
             SQ_TRY(sq_fail(
                 SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
@@ -277,11 +281,13 @@ static int float_layer(struct pass *e, int64_t index)
     const int64_t train = a->samples - a->heldout;
     const bool wanted = covered(e, index);
     const bool search = wanted && e->plan->init == SQ_INIT_ACT && !has_kind(&h->p, SQ_P_CLIP);
-    int rc;
+    int rc = 0;
     if (search)
         SQ_TRY(sq_input_stats_new(&stats, &e->cfg));
-    SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
-    SQ_TRY(sq_trainer_float(e->trainer, a->xf + train * a->tokens * a->hidden, a->heldout, &h->w, NULL));
+    if (!e->replay) {
+        SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
+        SQ_TRY(sq_trainer_float(e->trainer, a->xf + train * a->tokens * a->hidden, a->heldout, &h->w, NULL));
+    }
     if (wanted)
         SQ_TRY(extend(e, h, index, search ? &stats : NULL));
     e->xf_at = index + 1;
@@ -301,19 +307,25 @@ int pass_advance_float(struct pass *e, int64_t n)
     return rc;
 }
 
+static int quantized_layer(struct pass *e, struct held *h)
+{
+    const struct sq_member m = {.w = &h->w, .p = &h->p};
+    struct sq_scheme s = e->plan->scheme;
+    s.rate = pass_rate_behind(e);
+    if (e->replay)
+        return sq_stop_check();
+    return h->quantized ? sq_trainer_rounded(e->trainer, e->acts.xq, e->acts.samples, &m, &s)
+                        : sq_trainer_float(e->trainer, e->acts.xq, e->acts.samples, &h->w, NULL);
+}
+
 int pass_advance(struct pass *e, int64_t n)
 {
     int rc;
     while (e->xq_at < n) {
         const int64_t i = e->xq_at;
-        struct sq_scheme s = e->plan->scheme;
-        s.rate = pass_rate_behind(e);
         SQ_TRY(pass_need(e, i));
         SQ_TRY(pass_advance_float(e, i + 1));
-        struct held *h = pass_held(e, i);
-        const struct sq_member m = {.w = &h->w, .p = &h->p};
-        SQ_TRY(h->quantized ? sq_trainer_rounded(e->trainer, e->acts.xq, e->acts.samples, &m, &s)
-                            : sq_trainer_float(e->trainer, e->acts.xq, e->acts.samples, &h->w, NULL));
+        SQ_TRY(quantized_layer(e, pass_held(e, i)));
         SQ_TRY(pass_emit(e, i, true));
     }
     return 0;
@@ -406,12 +418,43 @@ static double work_ahead(const struct pass *e)
     return layers * (double)(sq_window_steps(&job) * e->plan->nrate);
 }
 
+/* What a work folder's files are bound to, but for the layers, which are noted as they come. */
+static int note_input(struct pass *e)
+{
+    const struct acts *a = &e->acts;
+    const size_t bytes = (size_t)acts_floats(a) * sizeof(float);
+    char ids[SQ_HASH_TEXT], xf[SQ_HASH_TEXT], xq[SQ_HASH_TEXT], config[SQ_HASH_TEXT];
+    json_t *model = NULL;
+    char *text = NULL;
+    int rc;
+    SQ_TRY(sq_config_to_json(&model, &e->cfg));
+    text = json_dumps(model, JSON_COMPACT);
+    if (!text)
+        SQ_TRY(sq_fail(SQ_E_NOMEM, "no memory for what a window is made of"));
+    sq_hash_text(config, sq_hash_of(text, strlen(text)));
+    sq_hash_text(ids, sq_hash_of(a->ids, (size_t)(a->samples * a->tokens) * sizeof *a->ids));
+    sq_hash_text(xf, sq_hash_of(a->xf, bytes));
+    sq_hash_text(xq, sq_hash_of(a->xq, bytes));
+    SQ_TRY(made_note(e->made, "model", "%s", config));
+    SQ_TRY(made_note(e->made, "samples", "%" PRId64 " of %" PRId64 " tokens, %" PRId64 " held out, %s", a->samples,
+                       a->tokens, a->heldout, ids));
+    SQ_TRY(made_note(e->made, "activations", "%s %s", xf, xq));
+out:
+    free(text);
+    json_decref(model);
+    return rc;
+}
+
 static int run_windows(struct pass *e)
 {
     int rc;
-    e->tally->total = work_ahead(e);
+    if (e->tally->total == 0.0)
+        e->tally->total = work_ahead(e);
+    e->replay = pass_is_kept(e) && !writes_cursor(e);
     if (e->waiting)
         SQ_TRY(resume(e));
+    if (e->made)
+        SQ_TRY(note_input(e));
     for (int64_t k = e->first; k < e->stop; k++) {
         const struct sq_window *w = &e->schedule.window[k];
         if (e->chosen[k]) {

@@ -3,6 +3,7 @@
 #define SQ_PASS_H
 
 #include "cursor.h"
+#include "folder.h"
 #include "sq/engine.h"
 #include "sq/layer.h"
 
@@ -15,10 +16,11 @@ struct held {
     bool changed;   /* parameters or scheme are not those of its tensors any more */
 };
 
-/* What all passes of a process have done together, for progress and the last line. */
+/* What the passes of a process share: the work folder, and what they have done, for progress and the last line. */
 struct tally {
-    double done, total; /* steps times layers */
-    int64_t windows, retries, fallbacks;
+    struct folder *folder; /* NULL: windows are not kept */
+    double done, total;    /* steps times layers; without restored windows */
+    int64_t windows, restored, retries, fallbacks;
 };
 
 struct pass {
@@ -51,6 +53,8 @@ struct pass {
     struct cursor offer;
     bool waiting; /* an announced cursor is going to be used */
     bool measured, recompute; /* --memory was looked at; what it demands */
+    json_t *made;             /* with a work folder: what the layers at hand are made of */
+    bool replay;              /* every window is in the folder: nobody looks at activations */
 };
 
 int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally,
@@ -77,8 +81,10 @@ int pass_choose_memory(struct pass *e) SQ_MUSTUSE;
 /* ---- jobs.c: windows as streams of their own ---- */
 int pass_take_job(struct pass *e) SQ_MUSTUSE;
 
-/* Window k through all stages of the pass: learns, reports, writes window records. */
+/* Window k through all stages of the pass: learns or restores, reports, writes window records. */
 int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
+/* Is every window of the pass in the work folder? */
+bool pass_is_kept(const struct pass *e);
 /* ---- pass_layers.c ---- */
 
 /* The next record is layer index's, or what lies before it is passed on; not merged, complete. */

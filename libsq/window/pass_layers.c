@@ -1,6 +1,7 @@
 /* Layers in and out of the engine: read when needed, checked, loaded; written with what they learned. */
 #include "pass.h"
 
+#include <stdio.h>
 #include <string.h>
 
 #include "sq/json.h"
@@ -31,6 +32,24 @@ static int find_layer(struct pass *e, int64_t index)
     return rc;
 }
 
+/* Its tensors and its scheme, without which it would not be quantized. */
+static int note_layer(struct pass *e, const struct sq_layer *l)
+{
+    char key[40], digest[SQ_HASH_TEXT];
+    struct sq_scheme s;
+    uint64_t tensors = 0;
+    int rc;
+    SQ_TRY(sq_layer_digest(&tensors, l));
+    sq_hash_text(digest, tensors);
+    snprintf(key, sizeof key, "layer %" PRId64, l->index);
+    if (!l->scheme)
+        return made_note(e->made, key, "%s", digest);
+    SQ_TRY(sq_scheme_from_json(&s, l->scheme));
+    rc = made_note(e->made, key, "%s at rate %g", digest, s.rate);
+out:
+    return rc;
+}
+
 int pass_read_layer(struct pass *e, struct sq_layer *l, int64_t index)
 {
     int rc = find_layer(e, index);
@@ -40,6 +59,8 @@ int pass_read_layer(struct pass *e, struct sq_layer *l, int64_t index)
         rc = sq_fail(SQ_E_UNSUP, "it is merged already; nothing can be learned after sq-merge");
     if (rc == 0)
         rc = sq_layer_check(l, &e->cfg);
+    if (rc == 0 && e->made)
+        rc = note_layer(e, l);
     return rc < 0 ? sq_fail_in(rc, "layer %" PRId64, index) : 0;
 }
 

@@ -69,6 +69,8 @@ static int chain(struct sq_stream *out, struct sq_stream *in, const struct sq_pl
         from = spool;
     }
 out:
+    if (rc < 0 && to && sq_stream_put_data(to, NULL, 0) < 0) /* its failure is kept */
+        sq_fail_in(rc, "spool file in folder '%s'", scratch_dir(p->work));
     sq_stream_abort(&to, rc);
     sq_stream_abort(&spool, rc);
     if (fd >= 0)
@@ -107,11 +109,13 @@ static int report_all(struct sq_app *app, const struct tally *t)
     const struct sq_usage u = sq_usage();
     const double seconds = sq_now() - app->started;
     sq_log(t->fallbacks ? SQ_WARNING : SQ_INFO,
-           "%" PRId64 " windows, %" PRId64 " retried, %" PRId64 " fell back, %.1f s, processor %.1f s, peak %.1f MB",
-           t->windows, t->retries, t->fallbacks, seconds, u.cpu_seconds, (double)u.peak_bytes / 1e6);
+           "%" PRId64 " windows, %" PRId64 " of them from the work folder, %" PRId64 " retried, %" PRId64
+           " fell back, %.1f s, processor %.1f s, peak %.1f MB",
+           t->windows, t->restored, t->retries, t->fallbacks, seconds, u.cpu_seconds, (double)u.peak_bytes / 1e6);
     log_work();
     return sq_app_metric(app, "done",
-                         json_pack("{s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "windows", (json_int_t)t->windows, "retries",
+                         json_pack("{s:I, s:I, s:I, s:I, s:f, s:f, s:I, s:o}", "windows", (json_int_t)t->windows,
+                                   "restored", (json_int_t)t->restored, "retries",
                                    (json_int_t)t->retries, "fallbacks", (json_int_t)t->fallbacks, "seconds", seconds,
                                    "cpu_seconds", u.cpu_seconds, "peak_bytes", (json_int_t)u.peak_bytes, "work",
                                    work_fields()));
@@ -120,9 +124,13 @@ static int report_all(struct sq_app *app, const struct tally *t)
 int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, struct sq_app *app)
 {
     struct tally tally = {0};
-    const int rc = p->window_order ? one_pass(out, in, p, app, &tally, p->rate, p->nrate)
-                                   : chain(out, in, p, app, &tally);
-    return rc < 0 ? rc : report_all(app, &tally);
+    int rc = folder_open(&tally.folder, p, app);
+    if (rc == 0)
+        rc = p->window_order ? one_pass(out, in, p, app, &tally, p->rate, p->nrate) : chain(out, in, p, app, &tally);
+    if (rc == 0)
+        rc = report_all(app, &tally);
+    folder_close(&tally.folder);
+    return rc;
 }
 
 int sq_window_layers(int64_t *layers, struct sq_stream *in)

@@ -107,7 +107,9 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     const struct preset *preset = preset_of(&p->scheme);
     const bool paper = o->preset == SQ_PRESET_PAPER;
     p->params = (struct sq_params_spec){.rank = o->rank, .clip_start = 4.0, .seed = seed};
-    rc = read_learn(&p->params, o->learn ? o->learn : preset->learn);
+    p->paper = paper;
+    p->learn = o->learn ? o->learn : preset->learn;
+    rc = read_learn(&p->params, p->learn);
     if (rc < 0)
         return rc;
     const bool kind[SQ_P_KINDS] = {[SQ_P_ALPHA] = p->params.scaling,

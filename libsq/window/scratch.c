@@ -8,14 +8,21 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-int scratch_open(int *fd, const char *dir)
+#include "sq/fault.h"
+
+const char *scratch_dir(const char *dir)
 {
     const char *tmp = getenv("TMPDIR");
+    return dir ? dir : tmp && *tmp ? tmp : "/tmp";
+}
+
+int scratch_open(int *fd, const char *dir)
+{
     char path[4096];
-    dir = dir ? dir : tmp && *tmp ? tmp : "/tmp";
+    dir = scratch_dir(dir);
     if (snprintf(path, sizeof path, "%s/sq-scratch-XXXXXX", dir) >= (int)sizeof path)
         return sq_fail(SQ_E_ARG, "the name of folder '%s' is too long", dir);
-    *fd = mkostemp(path, O_CLOEXEC);
+    *fd = sq_fault(SQ_FAULT_OPEN) ? -1 : mkostemp(path, O_CLOEXEC);
     if (*fd < 0)
         return sq_fail(SQ_E_IO, "cannot write in folder '%s': %s; name another one", dir, strerror(errno));
     if (unlink(path) < 0) {
@@ -35,10 +42,10 @@ int scratch_map(float **out, int64_t n, const char *dir)
     SQ_TRY(sq_mul_size(&size, (size_t)n, sizeof **out));
     const int64_t bytes = (int64_t)size;
     SQ_TRY(scratch_open(&fd, dir));
-    const int failed = posix_fallocate(fd, 0, bytes);
+    const int failed = sq_fault(SQ_FAULT_WRITE) ? errno : posix_fallocate(fd, 0, bytes);
     if (failed)
         SQ_TRY(sq_fail(SQ_E_IO, "no %.1f MB in folder '%s': %s", (double)bytes / 1e6, dir, strerror(failed)));
-    void *p = mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    void *p = sq_fault(SQ_FAULT_OPEN) ? MAP_FAILED : mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
         SQ_TRY(sq_fail(SQ_E_IO, "cannot map a file of %.1f MB in '%s': %s", (double)bytes / 1e6, dir, strerror(errno)));
     *out = p;

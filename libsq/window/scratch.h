@@ -4,7 +4,9 @@
 
 #include "sq/base.h"
 
-/* An open file in dir, else in $TMPDIR or /tmp, that nobody else sees and that goes when it is closed. */
+/* dir, else $TMPDIR or /tmp */
+const char *scratch_dir(const char *dir);
+/* An open file in scratch_dir(dir) that nobody else sees and that goes when it is closed. */
 int scratch_open(int *fd, const char *dir) SQ_MUSTUSE;
 /* n zeroed floats in such a file, its disk space reserved; for scratch_unmap(). */
 int scratch_map(float **out, int64_t n, const char *dir) SQ_MUSTUSE;

@@ -9,6 +9,7 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
+#include "sq/fault.h"
 #include "sq/stop.h"
 #include "sq/work.h"
 #include "wire.h"
@@ -40,13 +41,13 @@ static int open_for_write(struct sq_stream *s)
     const bool exists = stat(s->path, &st) == 0;
 
     if (exists && !S_ISREG(st.st_mode)) {
-        s->fd = open(s->path, O_WRONLY | O_CLOEXEC);
+        s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(s->path, O_WRONLY | O_CLOEXEC);
     } else {
         int rc = sq_strdup(&s->target, exists && realpath(s->path, real) ? real : s->path);
         if (rc < 0)
             return rc;
         snprintf(temp, sizeof temp, "%s.tmp-%ld", s->target, (long)getpid());
-        s->fd = open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
+        s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
         if (s->fd >= 0 && (rc = sq_strdup(&s->temp, temp)) < 0) {
             unlink(temp);
             return rc;
@@ -64,7 +65,7 @@ static int open_path(struct sq_stream *s, const char *spec)
         return rc;
     if (s->dir == SQ_WRITE)
         return open_for_write(s);
-    s->fd = open(s->path, O_RDONLY | O_CLOEXEC);
+    s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(s->path, O_RDONLY | O_CLOEXEC);
     if (s->fd < 0)
         return sq_fail(SQ_E_IO, "cannot read '%s': %s", spec, strerror(errno));
     return 0;
@@ -126,11 +127,11 @@ static void sync_folder(const char *path)
 
 static int finish_file(struct sq_stream *s)
 {
-    if (fsync(s->fd) < 0)
+    if (sq_fault(SQ_FAULT_SYNC) || fsync(s->fd) < 0)
         return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
     const int rc = close(s->fd);
     s->fd = -1;
-    if (rc < 0 || rename(s->temp, s->target) < 0)
+    if (rc < 0 || sq_fault(SQ_FAULT_RENAME) || rename(s->temp, s->target) < 0)
         return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
     sync_folder(s->target);
     return 0;
@@ -173,7 +174,7 @@ int64_t wire_read(struct sq_stream *s, void *dst, size_t n)
     const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
     ssize_t got;
     do
-        got = read(s->fd, dst, n);
+        got = sq_fault(SQ_FAULT_READ) ? -1 : read(s->fd, dst, n);
     while (got < 0 && again(s->fd, POLLIN));
     (void)sq_work_begin(before);
     if (got < 0 && errno == EINTR && sq_stop_check() < 0)
@@ -191,7 +192,7 @@ static int write_all(struct sq_stream *s, const void *a, size_t na, const void *
     int i = na ? 0 : 1;
 
     while (i < 2 && v[i].iov_len) {
-        const ssize_t n = writev(s->fd, v + i, 2 - i);
+        const ssize_t n = sq_fault(SQ_FAULT_WRITE) ? -1 : writev(s->fd, v + i, 2 - i);
         if (n < 0 && again(s->fd, POLLOUT))
             continue;
         if (n < 0 && errno == EINTR && sq_stop_check() < 0)

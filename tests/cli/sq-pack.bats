@@ -137,7 +137,27 @@ PY
     run -0 sq-pack --dry-run -i in.sq -o out.gguf
     [[ $output == *"nothing written"*"q2_k"*"4.0834 in the whole file"* ]]
     run -0 sq-pack --dry-run -f hf -i in.sq -o out
+    run -0 sq-pack --dry-run -f sq -i in.sq -o out.sq
     [ "$(ls)" = in.sq ]
+}
+
+@test "pack: --dry-run refuses what could not be written" {
+    merged W2A16
+    mkdir taken && touch taken/x
+    for f in gguf hf sq; do
+        run -1 --separate-stderr sq-pack --dry-run -q -f $f -i in.sq -o missing/out
+        [ "$stderr" = "sq-pack: error: cannot write in folder 'missing': No such file or directory" ]
+        run -1 --separate-stderr sq-pack --dry-run -q -f $f -i in.sq -o taken
+        [[ $stderr == "sq-pack: error: 'taken' "*"directory" ]]
+    done
+    mkdir full
+    mount -t tmpfs -o size=16k none full 2>/dev/null || skip "skipped: no tmpfs can be mounted here"
+    for f in gguf hf sq; do
+        run sq-pack --dry-run -q -f $f -i in.sq -o full/out
+        result+="$status $output;"
+    done
+    umount full
+    [[ $result =~ ^("1 sq-pack: error: 'full/out' will have "[0-9.]+" MB, its folder has 0.0 MB free;"){3}$ ]]
 }
 
 @test "pack: --metrics has the numbers" {

@@ -27,6 +27,39 @@ teardown() {
     run -0 sq-eval --text examples/tiny/test.txt --length 128 --windows 2 "$work/hf"
 }
 
+@test "quantize.sh looks first: what could not be written is refused before anything is learned" {
+    run ! pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W8A16 "$work/m.gguf" --epochs 1
+    [[ $output == *"codes minus zero points reach"* ]]
+    run ! pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W4A16g48 "$work/m.gguf" --epochs 1
+    run ! pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W4A16 "$work/missing/m.gguf" --epochs 1
+    [[ $output == *"cannot write in folder '$work/missing'"* ]]
+    run ! pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W4A16 "$work/m.gguf" --epochs 1 --memory 1M
+    [ -z "$(ls -A "$work")" ]
+}
+
+@test "quantize.sh, killed, goes on and writes the same file" {
+    make="pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W2A16 $work"
+    run -0 $make/ref.gguf --epochs 2
+    [[ $output == *"time together"*"disk for finished windows"* ]]
+    [ "$(ls "$work")" = ref.gguf ]
+    setsid $make/m.gguf --epochs 2 >/dev/null 2>&1 &
+    pid=$!
+    for _ in $(seq 600); do
+        [ "$(ls "$work"/m.gguf.work/stage-*.sq 2>/dev/null | wc -l)" -lt 4 ] || break
+        sleep 0.05
+    done
+    kill -9 -- -$pid
+    wait $pid || true
+    kept=$(ls "$work"/m.gguf.work/stage-*.sq | wc -l)
+    [ "$kept" -ge 4 ] && [ "$kept" -lt 18 ] && [ ! -e "$work/m.gguf" ]
+    run -1 $make/m.gguf --epochs 4
+    [[ $output == *"was made with --epochs 2, this run has --epochs 4"* ]]
+    run -0 $make/m.gguf --epochs 2 --verbose
+    [[ $output == *"holds $kept finished windows"* && $output != *"time together"* ]]
+    cmp "$work/ref.gguf" "$work/m.gguf"
+    [ ! -e "$work/m.gguf.work" ]
+}
+
 @test "a recipe whose first stage fails fails and leaves no file" {
     run ! pipelines/quantize.sh /nonexistent examples/tiny/calib.txt W4A16 "$work/m.gguf"
     [ -z "$(ls -A "$work")" ]

@@ -46,7 +46,6 @@ static struct sq_window_opts options(void)
     o.schedule = "slider:2,2,2,1"; /* 0-0 0-1 1-2 2-3 3-4 4-4 */
     o.epochs = 2;
     o.batch = 2;
-    o.work = dir;
     o.init = SQ_INIT_MINMAX; /* the search takes half of the time; some tests ask for it */
     return o;
 }

@@ -53,6 +53,7 @@ struct sq_app {
     char **arg;
     json_t *given;          /* the options given, as a JSON array of strings: goes into provenance */
     double started;         /* sq_now() at start */
+    double since;           /* what the time left is reckoned from: started, or later */
     double shown;           /* when the last progress line was written, 0 before the first */
     void *metrics_file;     /* FILE *, open while the program runs */
 };

@@ -52,7 +52,7 @@ struct sq_window_opts {
     SQ_OPT_ENUM(0, "loss", &(o).loss, "preset|mse|token|mix", "what a window minimises"),                             \
     SQ_OPT_FLAG(0, "strict", &(o).strict, "a window that falls back is a failure"),                                   \
     SQ_OPT_FLAG(0, "no-cursor", &(o).no_cursor, "ignore a cursor: start from the tokens"),                            \
-    SQ_OPT_STR(0, "work", &(o).work, "DIR", "where the stream between passes is kept (unlinked; $TMPDIR)"),           \
+    SQ_OPT_STR(0, "work", &(o).work, "DIR", "keep finished windows there: the same command goes on after a stop"),    \
     SQ_OPT_STR(0, "spill", &(o).spill, "DIR", "keep the activations in a file there (unlinked), not in memory"),     \
     SQ_OPT_STR(0, "memory", &(o).memory, "SIZE", "at most this much, 800M or 4G: computes again what does not fit"),     \
     SQ_OPT_STR(0, "jobs", &(o).jobs, "DIR", "write every window as a job file there, with float inputs; learn nothing"), \
@@ -76,7 +76,8 @@ struct sq_plan {
     bool window_order, strict, no_cursor, job;
     bool learns;            /* false: nothing is trained */
     bool needs_acts;        /* false: layers get their scheme and nothing else */
-    const char *schedule, *windows, *work, *spill;
+    bool paper;             /* the preset */
+    const char *learn, *schedule, *windows, *work, *spill;
     int64_t memory; /* bytes that the run may take; 0: no limit */
 };
 

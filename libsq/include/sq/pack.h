@@ -76,7 +76,7 @@ enum sq_pack_format { SQ_PACK_GGUF, SQ_PACK_HF };
 struct sq_pack_opts {
     const char *out; /* a file, for SQ_PACK_HF a directory that does not exist or is empty */
     enum sq_pack_format format;
-    bool dry_run; /* everything but writing */
+    bool dry_run; /* everything but writing; whether it could be written is looked at */
     /* gguf */
     const char *name;       /* general.name; NULL: from config.json */
     enum sq_pack_type type; /* of the linears; SQ_PACK_AUTO: the smallest exact one of each */
@@ -112,6 +112,8 @@ struct sq_pack_report {
  * SQ_E_UNSUP: what the format cannot hold; SQ_E_CHECK: the file read back differs (it is removed). */
 int sq_pack_model(struct sq_pack_report *rep, struct sq_source *in, const struct sq_pack_opts *o,
                   struct sq_app *app) SQ_MUSTUSE;
+/* Can a file, or a directory, of so many bytes be written under that name? SQ_E_IO or SQ_E_ARG says why not. */
+int sq_pack_room(const char *out, bool directory, int64_t bytes) SQ_MUSTUSE;
 /* The report for people, a few lines. */
 void sq_pack_print(FILE *f, const struct sq_pack_report *rep);
 /* The same for machines; *out is a new reference. */

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#include "sq/fault.h"
+
 int64_t sq_private = SQ_PRIVATE, sq_partials = SQ_PANELS;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -21,7 +23,7 @@ int sq_space_open(void)
     /* Twice the processors: enough for anybody who measures oversubscription, and address space is limited by some. */
     const int want = SQ_MIN(SQ_MAX(SQ_MAX(omp_get_max_threads(), 2 * omp_get_num_procs()), 8), 512);
     const size_t bytes = (size_t)(2 * SQ_PANELS + want * SQ_PRIVATE) * sizeof *space;
-    void *p = mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    void *p = sq_fault(SQ_FAULT_ALLOC) ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED)
         return sq_fail(SQ_E_NOMEM, "no address space for %zu bytes of workspace: %s", bytes, strerror(errno));
     space = p;
