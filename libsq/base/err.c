@@ -15,7 +15,7 @@ static const struct {
     [-SQ_E_ARG] = {"argument", 1},   [-SQ_E_VALUE] = {"value", 1},     [-SQ_E_FORMAT] = {"format", 1},
     [-SQ_E_TRUNC] = {"truncated", 3}, [-SQ_E_ABORTED] = {"aborted", 3}, [-SQ_E_IO] = {"io", 1},
     [-SQ_E_NOMEM] = {"memory", 1},   [-SQ_E_DEVICE] = {"device", 1},   [-SQ_E_UNSUP] = {"unsupported", 1},
-    [-SQ_E_CHECK] = {"check", 4},
+    [-SQ_E_CHECK] = {"check", 4},    [-SQ_E_PEER] = {"peer", 3},
 };
 
 static bool known(int code)
