@@ -3,6 +3,7 @@
 #include <sys/stat.h>
 
 #include "sq/pack.h"
+#include "sq/stream.h"
 
 enum { FORMAT_AUTO, FORMAT_GGUF, FORMAT_HF, FORMAT_SQ };
 
@@ -23,7 +24,7 @@ static int choose_format(int *format, const char *out)
                                                                                        : FORMAT_AUTO;
     if (*format == FORMAT_AUTO)
         return sq_fail(SQ_E_ARG, "the name '%s' does not say which format is wanted: give -f gguf, hf or sq", out);
-    if (*format != FORMAT_SQ && (strcmp(out, "-") == 0 || strncmp(out, "fd:", 3) == 0))
+    if (*format != FORMAT_SQ && !sq_stream_is_path(out))
         return sq_fail(SQ_E_ARG, "this format is written to a path: give -o");
     return 0;
 }

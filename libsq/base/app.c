@@ -13,6 +13,7 @@
 #include "config.h"
 #include "opt.h"
 #include "sq/fault.h"
+#include "sq/net.h"
 
 #define YES(x) ((x) ? "yes" : "no")
 
@@ -76,6 +77,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
 {
     bool help = false, version = false, man = false, verbose = false, quiet = false, debug = false;
     const char *config = NULL;
+    struct sq_net net = SQ_NET_INIT;
     struct sq_opt_table t;
 
     open_standard_fds();
@@ -90,8 +92,8 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
     sq_log_set(prog, SQ_WARNING);
 
     const struct sq_opt common[] = {
-        SQ_OPT_STR('i', "in", &app->in, "ENDPOINT", "input: -, a path or fd:N"),
-        SQ_OPT_STR('o', "out", &app->out, "ENDPOINT", "output: -, a path or fd:N"),
+        SQ_OPT_STR('i', "in", &app->in, "ENDPOINT", "input: -, a path, fd:N, ipc://PATH or tcp://HOST:PORT"),
+        SQ_OPT_STR('o', "out", &app->out, "ENDPOINT", "output: the same"),
         SQ_OPT_FLAG('v', "verbose", &verbose, "say more on stderr"),
         SQ_OPT_FLAG('q', "quiet", &quiet, "errors only"),
         SQ_OPT_FLAG(0, "debug", &debug, "say everything"),
@@ -101,6 +103,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
         SQ_OPT_INT(0, "seed", &app->seed, 0, INT64_C(1) << 53, "seed of everything random"),
         SQ_OPT_FLAG(0, "progress", &app->progress, "progress and time left on stderr"),
         SQ_OPT_STR(0, "metrics", &app->metrics, "FILE", "append numbers as JSON lines"),
+        SQ_NET_OPTS(net),
         SQ_OPT_FLAG(0, "no-prov", &app->no_prov, "leave provenance out"),
         SQ_OPT_STR(0, "config", &config, "FILE", "read long options from a file, one a line"),
         SQ_OPT_FLAG('h', "help", &help, "this text"),
@@ -130,6 +133,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
         sq_fail(SQ_E_ARG, "unexpected operand '%s'", app->arg[max_arg]);
         usage_error(prog);
     }
+    sq_net_set(&net);
     const char *env = getenv("SQ_LOG");
     sq_log_set(prog, debug || (env && strcmp(env, "debug") == 0)     ? SQ_DEBUG
                      : verbose || (env && strcmp(env, "info") == 0) ? SQ_INFO

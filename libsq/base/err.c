@@ -15,7 +15,7 @@ static const struct {
     [-SQ_E_ARG] = {"argument", 1},   [-SQ_E_VALUE] = {"value", 1},     [-SQ_E_FORMAT] = {"format", 1},
     [-SQ_E_TRUNC] = {"truncated", 3}, [-SQ_E_ABORTED] = {"aborted", 3}, [-SQ_E_IO] = {"io", 1},
     [-SQ_E_NOMEM] = {"memory", 1},   [-SQ_E_DEVICE] = {"device", 1},   [-SQ_E_UNSUP] = {"unsupported", 1},
-    [-SQ_E_CHECK] = {"check", 4},
+    [-SQ_E_CHECK] = {"check", 4},    [-SQ_E_PEER] = {"peer", 3},
 };
 
 static bool known(int code)
@@ -25,10 +25,12 @@ static bool known(int code)
 
 int sq_fail(enum sq_err code, const char *fmt, ...)
 {
+    char whole[TEXT_MAX]; /* the last message may be an argument */
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    vsnprintf(whole, sizeof whole, fmt, ap);
     va_end(ap);
+    memcpy(text, whole, sizeof text);
     return code;
 }
 

@@ -54,7 +54,7 @@ int sq_source_open(struct sq_source **out, const char *spec)
     SQ_TRY(sq_alloc(&s->file, SQ_SIDE_FILES));
     SQ_TRY(sq_alloc(&s->map, SQ_SIDE_FILES));
     SQ_TRY(sq_alloc(&s->owned, SQ_SIDE_FILES));
-    if (strcmp(spec, "-") == 0 || strncmp(spec, "fd:", 3) == 0)
+    if (!sq_stream_is_path(spec))
         SQ_TRY(sq_source_open_stream(s));
     else if (stat(spec, &st) < 0)
         SQ_TRY(sq_fail(SQ_E_IO, "cannot read '%s': %s", spec, strerror(errno)));

@@ -1,237 +1,68 @@
-#include <errno.h>
-#include <fcntl.h>
-#include <limits.h>
-#include <poll.h>
-#include <stdio.h>
-#include <stdlib.h>
+/* Which transport carries a stream, and what is the same for all of them. */
 #include <string.h>
-#include <sys/stat.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
-#include "sq/fault.h"
-#include "sq/stop.h"
 #include "sq/work.h"
 #include "wire.h"
 
-/* A pipe holds 64 KiB unless asked; with a slice in flight both sides work at the same time. */
-static void widen_pipe(int fd, const struct stat *st)
+/* the first that takes the name; descriptors and paths take every one */
+static const struct wire_transport *const transports[] = {&wire_zmq, &wire_fd};
+
+static const struct wire_transport *transport_of(const char *spec)
 {
-    if (S_ISFIFO(st->st_mode))
-        (void)fcntl(fd, F_SETPIPE_SZ, (int)WIRE_SLICE); /* refused beyond a user's quota: only slower */
+    int i = 0;
+    while (!transports[i]->takes(spec))
+        i++;
+    return transports[i];
 }
 
-static int parse_fd(const char *spec, int *fd)
+bool sq_stream_is_path(const char *spec)
 {
-    char *end;
-    errno = 0;
-    const long n = strtol(spec + 3, &end, 10);
-    if (spec[3] < '0' || spec[3] > '9' || *end || errno || n > INT_MAX || fcntl((int)n, F_GETFD) < 0)
-        return sq_fail(SQ_E_ARG, "'%s' is not an open file descriptor", spec);
-    *fd = (int)n;
-    return 0;
-}
-
-/* A plain file appears under its name when it is complete; what is no plain file (a FIFO, /dev/null) is
- * written as it is. */
-static int open_for_write(struct sq_stream *s)
-{
-    struct stat st;
-    char real[PATH_MAX], temp[PATH_MAX + 32];
-    const bool exists = stat(s->path, &st) == 0;
-
-    if (exists && !S_ISREG(st.st_mode)) {
-        s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(s->path, O_WRONLY | O_CLOEXEC);
-    } else {
-        int rc = sq_strdup(&s->target, exists && realpath(s->path, real) ? real : s->path);
-        if (rc < 0)
-            return rc;
-        snprintf(temp, sizeof temp, "%s.tmp-%ld", s->target, (long)getpid());
-        s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (s->fd >= 0 && (rc = sq_strdup(&s->temp, temp)) < 0) {
-            unlink(temp);
-            return rc;
-        }
-    }
-    if (s->fd < 0)
-        return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
-    return 0;
-}
-
-static int open_path(struct sq_stream *s, const char *spec)
-{
-    int rc = sq_strdup(&s->path, spec);
-    if (rc < 0)
-        return rc;
-    if (s->dir == SQ_WRITE)
-        return open_for_write(s);
-    s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(s->path, O_RDONLY | O_CLOEXEC);
-    if (s->fd < 0)
-        return sq_fail(SQ_E_IO, "cannot read '%s': %s", spec, strerror(errno));
-    return 0;
+    return transport_of(spec) == &wire_fd && strcmp(spec, "-") != 0 && strncmp(spec, "fd:", 3) != 0;
 }
 
 int wire_open(struct sq_stream *s, const char *spec)
 {
-    struct stat st;
-    int rc = 0;
-
     if (!*spec)
-        return sq_fail(SQ_E_ARG, "an endpoint is -, a path or fd:N, not an empty name");
-    if (strncmp(spec, "ipc://", 6) == 0 || strncmp(spec, "tcp://", 6) == 0)
-        return sq_fail(SQ_E_UNSUP, "'%s': ZeroMQ endpoints are not supported by this version", spec);
-    if (strcmp(spec, "-") == 0)
-        s->fd = s->dir == SQ_READ ? 0 : 1;
-    else if (strncmp(spec, "fd:", 3) == 0)
-        rc = parse_fd(spec, &s->fd);
-    else
-        rc = open_path(s, spec);
-    if (rc < 0)
-        return rc;
-    if (isatty(s->fd))
-        return sq_fail(SQ_E_ARG, s->dir == SQ_READ
-                                     ? "no stream is read from a terminal: use -i FILE or a pipe"
-                                     : "no stream is written to a terminal: use -o FILE or a pipe");
-    if (fstat(s->fd, &st) < 0)
-        return sq_fail(SQ_E_IO, "cannot use '%s': %s", spec, strerror(errno));
-    s->size = S_ISREG(st.st_mode) ? (int64_t)st.st_size : -1;
-    widen_pipe(s->fd, &st);
-    return 0;
-}
-
-/* 0 to 2 stay occupied, so that no later open() becomes somebody's stdout */
-static int close_fd(int fd)
-{
-    if (fd < 0)
-        return 0;
-    const int rc = close(fd), e = errno;
-    if (fd <= 2 && open("/dev/null", fd ? O_WRONLY : O_RDONLY) > 2)
-        return rc; /* somebody else took the number: leave it */
-    errno = e;
+        return sq_fail(SQ_E_ARG, "an endpoint is -, a path, fd:N, ipc://PATH or tcp://HOST:PORT, not an empty name");
+    s->transport = transport_of(spec);
+    const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
+    const int rc = s->transport->open(s, spec);
+    (void)sq_work_begin(before);
     return rc;
-}
-
-static void sync_folder(const char *path)
-{
-    char dir[PATH_MAX];
-    snprintf(dir, sizeof dir, "%s", path);
-    char *slash = strrchr(dir, '/');
-    if (slash)
-        slash[slash == dir ? 1 : 0] = 0;
-    const int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)fsync(fd); /* not every file system can; the file itself is safe */
-        close(fd);
-    }
-}
-
-static int finish_file(struct sq_stream *s)
-{
-    if (sq_fault(SQ_FAULT_SYNC) || fsync(s->fd) < 0)
-        return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
-    const int rc = close(s->fd);
-    s->fd = -1;
-    if (rc < 0 || sq_fault(SQ_FAULT_RENAME) || rename(s->temp, s->target) < 0)
-        return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
-    sync_folder(s->target);
-    return 0;
 }
 
 int wire_close(struct sq_stream *s, bool ok)
 {
-    int rc = 0;
-
-    if (s->temp) {
-        if (ok)
-            rc = finish_file(s);
-        if (!ok || rc < 0)
-            unlink(s->temp);
-    }
-    if (s->fd >= 0 && close_fd(s->fd) < 0 && ok && s->dir == SQ_WRITE)
-        rc = sq_fail(SQ_E_IO, "cannot write the output: %s", strerror(errno));
-    s->fd = -1;
-    sq_free(s->temp);
-    sq_free(s->target);
+    const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
+    const int rc = s->transport ? s->transport->close(s, ok) : 0;
+    (void)sq_work_begin(before);
     sq_free(s->path);
-    s->temp = s->target = s->path = NULL;
+    s->path = NULL;
     return rc;
-}
-
-/* A descriptor that another process made non-blocking: wait instead of spinning. A program that catches SIGTERM must
- * not sleep on in a pipe: then the call fails. */
-static bool again(int fd, short what)
-{
-    if (errno == EINTR)
-        return sq_stopped() == 0;
-    if (errno != EAGAIN && errno != EWOULDBLOCK)
-        return false;
-    struct pollfd p = {.fd = fd, .events = what};
-    return poll(&p, 1, -1) >= 0 || (errno == EINTR && sq_stopped() == 0);
 }
 
 int64_t wire_read(struct sq_stream *s, void *dst, size_t n)
 {
     const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
-    ssize_t got;
-    do
-        got = sq_fault(SQ_FAULT_READ) ? -1 : read(s->fd, dst, n);
-    while (got < 0 && again(s->fd, POLLIN));
+    const int64_t got = s->transport->read(s, dst, n);
     (void)sq_work_begin(before);
-    if (got < 0 && errno == EINTR && sq_stop_check() < 0)
-        return SQ_E_IO;
-    if (got < 0)
-        return sq_fail(SQ_E_IO, "cannot read %s%s%s: %s", s->path ? "'" : "", s->path ? s->path : "the input",
-                       s->path ? "'" : "", strerror(errno));
     return got;
-}
-
-static int write_all(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb)
-{
-    struct iovec v[2] = {{.iov_base = (void *)(uintptr_t)a, .iov_len = na},
-                         {.iov_base = (void *)(uintptr_t)b, .iov_len = nb}};
-    int i = na ? 0 : 1;
-
-    while (i < 2 && v[i].iov_len) {
-        const ssize_t n = sq_fault(SQ_FAULT_WRITE) ? -1 : writev(s->fd, v + i, 2 - i);
-        if (n < 0 && again(s->fd, POLLOUT))
-            continue;
-        if (n < 0 && errno == EINTR && sq_stop_check() < 0)
-            return SQ_E_IO;
-        if (n < 0)
-            return sq_fail(SQ_E_IO, "cannot write %s%s%s: %s", s->path ? "'" : "",
-                           s->path ? s->path : "the output", s->path ? "'" : "", strerror(errno));
-        for (size_t done = (size_t)n; i < 2;) {
-            const size_t k = SQ_MIN(done, v[i].iov_len);
-            v[i].iov_base = (char *)v[i].iov_base + k;
-            v[i].iov_len -= k;
-            done -= k;
-            if (v[i].iov_len)
-                break;
-            i++;
-        }
-    }
-    return 0;
 }
 
 int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb)
 {
     const enum sq_work before = sq_work_begin(SQ_WORK_STREAM);
-    const int rc = write_all(s, a, na, b, nb);
+    const int rc = s->transport->write(s, a, na, b, nb);
     (void)sq_work_begin(before);
     return rc;
 }
 
+int wire_bytes_follow(void)
+{
+    return sq_fail(SQ_E_FORMAT, "bytes follow the end record");
+}
+
 int wire_at_end(struct sq_stream *s)
 {
-    uint8_t byte;
-
-    if (s->pos == s->len && s->size < 0) {
-        struct pollfd p = {.fd = s->fd, .events = POLLIN};
-        if (poll(&p, 1, 0) <= 0)
-            return 0;
-    }
-    const int64_t n = s->pos < s->len ? 1 : wire_read(s, &byte, 1);
-    if (n > 0)
-        return sq_fail(SQ_E_FORMAT, "bytes follow the end record");
-    return (int)n;
+    return s->pos < s->len ? wire_bytes_follow() : s->transport->at_end(s);
 }

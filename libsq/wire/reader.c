@@ -48,7 +48,7 @@ static void describe(struct sq_stream *s, const char *record, const json_t *head
 static int place(struct sq_stream *s, int rc)
 {
     char label[WIRE_WHERE];
-    if (rc >= 0 || rc == SQ_E_TRUNC || rc == SQ_E_ABORTED || rc == SQ_E_IO)
+    if (rc >= 0 || rc == SQ_E_TRUNC || rc == SQ_E_ABORTED || rc == SQ_E_IO || rc == SQ_E_PEER)
         return wire_stick(s, rc);
     const char *in = wire_label(s, label);
     if (s->in_payload)

@@ -20,13 +20,31 @@ struct wire_text {
     size_t len, cap;
 };
 
+struct sq_stream;
+
+/* What carries the bytes of a stream: a row of endpoint.c's table. A function says in its error where it was. */
+struct wire_transport {
+    bool (*takes)(const char *spec);
+    int (*open)(struct sq_stream *s, const char *spec);
+    /* wire_read, wire_write; wire_at_end when nothing is read ahead; wire_close, also after a failed open */
+    int64_t (*read)(struct sq_stream *s, void *dst, size_t n);
+    int (*write)(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb);
+    int (*at_end)(struct sq_stream *s);
+    int (*close)(struct sq_stream *s, bool ok);
+};
+
+extern const struct wire_transport wire_fd, wire_zmq;
+
 struct sq_stream {
     enum sq_dir dir;
-    int fd;
+    const struct wire_transport *transport;
     char *path;   /* as given; NULL for - and fd:N */
-    char *target; /* writer to a path: the final name with links resolved */
-    char *temp;   /* writer to a path: what is written until finish */
     int64_t size; /* reader of a regular file: its size, else -1 */
+
+    int fd;       /* wire_fd */
+    char *target; /* wire_fd, writer to a path: the final name with links resolved */
+    char *temp;   /* wire_fd, writer to a path: what is written until finish */
+    struct link *link; /* wire_zmq */
 
     int code; /* the first error and its text */
     char text[512];
@@ -39,6 +57,7 @@ struct sq_stream {
     int64_t left;  /* payload bytes of the current record that were not read or written yet */
     int64_t chunk; /* of these, what is left of the open chunk */
     bool begun, ended;
+    bool aborting; /* writer: what is written now is the abort record, which waits for nobody */
     bool in_payload; /* reader: of the current record; messages say so */
 
     json_t *begin, *end;           /* reader: these records */
@@ -69,16 +88,19 @@ const char *wire_label(const struct sq_stream *s, char buf[WIRE_WHERE]);
 
 /* ---- endpoint.c ---- */
 
-/* Fill fd, path, target, temp, size from spec. */
+/* Find the transport of spec and open it; a ZeroMQ endpoint waits for its peer. */
 int wire_open(struct sq_stream *s, const char *spec);
-/* Give the file its final name (writer, ok) or remove it, and close. */
+/* Writer, ok: the file gets its final name, the peer has acknowledged the end; else the file is removed, the peer
+ * sees the input end. */
 int wire_close(struct sq_stream *s, bool ok);
 /* At least one byte into dst, at most n; 0 at the end of input. */
 int64_t wire_read(struct sq_stream *s, void *dst, size_t n);
 /* All of a, then all of b. */
 int wire_write(struct sq_stream *s, const void *a, size_t na, const void *b, size_t nb);
-/* Nothing follows: the end of the input was reached, or nobody has sent more so far. */
+/* The end record is good: nothing may follow (the end of the input was reached, or nobody has sent more so far); a
+ * ZeroMQ peer gets its acknowledgement. */
 int wire_at_end(struct sq_stream *s);
+int wire_bytes_follow(void); /* the error of it */
 
 /* ---- encode.c ---- */
 

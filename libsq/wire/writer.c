@@ -209,8 +209,9 @@ void wire_write_abort(struct sq_stream *s, int code, const char *text)
                              code < 0 ? sq_err_name(code) : "stopped", "text", text);
     /* Inside a chunk there is no place for a record: the reader sees that the input ended there. After a
      * failed write nothing more goes out; after a misuse of this stream it still does. */
-    const bool possible = head && s->chunk == 0 && s->code != SQ_E_IO;
+    const bool possible = head && s->chunk == 0 && s->code != SQ_E_IO && s->code != SQ_E_PEER;
     s->left = 0;
+    s->aborting = true;
     if (possible)
         (void)put_header(s, head, -1);
     json_decref(head);

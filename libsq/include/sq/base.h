@@ -41,6 +41,7 @@ enum sq_err {
     SQ_E_DEVICE = -8,  /* an accelerator failed */
     SQ_E_UNSUP = -9,   /* valid input that sq does not support; the text names it */
     SQ_E_CHECK = -10,  /* a requested check failed: exit status 4 */
+    SQ_E_PEER = -11,   /* the program at the other end of an endpoint is gone: exit status 3 */
 };
 
 /* Store the text (thread-local, cut at 511 bytes) and return code. */

@@ -38,12 +38,16 @@ struct sq_stream;
 
 enum sq_dir { SQ_READ, SQ_WRITE };
 
-/* Open endpoint spec: "-" (stdin/stdout), "fd:N" or a path. A stream to a path is written to
+/* Open endpoint spec: "-" (stdin/stdout), "fd:N", a path, or "ipc://PATH", "tcp://HOST:PORT" over ZeroMQ (which waits
+ * for its peer; a "@" in front binds, a ">" connects, else readers bind and writers connect; sq/net.h has what the
+ * program was told about it). A stream to a path is written to
  * PATH.tmp-PID and renamed by sq_stream_finish. Refuses terminals. Errors are sticky:
  * after the first one every call returns it. A reader waits for the first record and checks that it is a
  * begin record of this major version; sq_stream_next does not return it again. SQ_E_IO, SQ_E_FORMAT,
- * SQ_E_TRUNC, SQ_E_ARG. */
+ * SQ_E_TRUNC, SQ_E_ARG, SQ_E_PEER. */
 int sq_stream_open(struct sq_stream **out, const char *spec, enum sq_dir dir) SQ_MUSTUSE;
+/* Is spec the name of a file, a FIFO or a device, and not one of the other endpoints? */
+bool sq_stream_is_path(const char *spec);
 
 /* Reader: the next record; 1, or 0 after a valid end record (its counts, bytes and digest checked),
  * or < 0. Input that stops without end is SQ_E_TRUNC, an abort record SQ_E_ABORTED with its text.
