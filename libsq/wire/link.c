@@ -4,6 +4,7 @@
 #include "link.h"
 
 #include <errno.h>
+#include <malloc.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -255,6 +256,13 @@ static int connect_socket(struct link *l, const char *url)
     return zmq_connect(l->sock, url) < 0 ? failed(l, "connect") : 0;
 }
 
+/* Messages from the heap, whose pages stay when they are freed; mapped ones cost their page faults again each. */
+static void keep_pages(void)
+{
+    (void)mallopt(M_MMAP_THRESHOLD, 4 * LINK_DATA);
+    (void)mallopt(M_TRIM_THRESHOLD, 8 * LINK_CREDITS * LINK_DATA);
+}
+
 /* A frozen or cut-off peer is noticed by libzmq's own heartbeats. They come through because credits, not full queues,
  * hold the writer back: a queue that is full would stop the reader's side from hearing anything. */
 static int make_socket(struct link *l)
@@ -282,6 +290,7 @@ int link_open(struct link *l)
     char url[NETSPEC_URL];
     int rc;
 
+    keep_pages();
     l->fd = -1;
     SQ_TRY(netspec_parse(&l->net, l->spec, l->dir));
     SQ_TRY(policy(l));
