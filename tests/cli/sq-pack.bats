@@ -251,7 +251,7 @@ PY
         [ "$(ls)" = in.sq ]
     done
     refused "cannot write" -o /nonexistent/x.gguf
-    refused "cannot make" -f hf -o /nonexistent/x
+    refused "cannot write in folder '/nonexistent'" -f hf -o /nonexistent/x
 }
 
 @test "pack: the format is said by -f or by the name" {
