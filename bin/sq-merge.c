@@ -164,8 +164,8 @@ int main(int argc, char **argv)
     if (embed && m.embed.wbits >= 16)
         m.round_embed = false;
     SQ_TRY(sq_ops_get(&m.ops, (enum sq_backend)m.app.backend, (enum sq_precision)m.app.precision));
-    SQ_TRY(sq_stream_open(&m.in, m.app.in, SQ_READ));
     SQ_TRY(sq_join_open(&m.results, m.app.arg, m.app.narg));
+    SQ_TRY(sq_stream_open(&m.in, m.app.in, SQ_READ));
     SQ_TRY(sq_stream_open(&m.out, m.app.out, SQ_WRITE));
     SQ_TRY(run(&m));
     SQ_TRY(sq_stream_finish(&m.in));

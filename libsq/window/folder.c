@@ -31,7 +31,7 @@ static int compare(const json_t *said, const json_t *mine, const char *path)
     char what[FOLDER_PATH + 2];
     snprintf(what, sizeof what, "'%s'", path);
     const int rc = made_compare(said, mine, what);
-    return rc < 0 ? sq_fail(rc, "%s; repeat the command that began it, or give another --work folder", sq_errmsg()) : 0;
+    return rc < 0 ? sq_fail(rc, "%s: repeat the command that began it, or give another --work folder", sq_errmsg()) : 0;
 }
 
 /* ---- one file ---- */

@@ -50,7 +50,7 @@ int pass_take_job(struct pass *e)
     SQ_TRY(sq_json_object(&said, e->rec.head, "made"));
     SQ_TRY(made_of_job(&mine, e));
     if (made_compare(said, mine, "the job") < 0)
-        SQ_TRY(sq_fail(SQ_E_ARG, "%s; --config FOLDER/arguments gives it its options", sq_errmsg()));
+        SQ_TRY(sq_fail(SQ_E_ARG, "%s: --config FOLDER/arguments gives it its options", sq_errmsg()));
     SQ_TRY(sq_json_int(&e->job.first, e->rec.head, "first", 0, 1023));
     SQ_TRY(sq_json_int(&e->job.last, e->rec.head, "last", e->job.first, 1023));
     e->is_job = true;

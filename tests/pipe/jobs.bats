@@ -79,7 +79,7 @@ fan_out() {
     tiny_stream 5 6 8 2 >in.sq
     sq-window $args --jobs j -i in.sq
     run -1 --separate-stderr sq-window $args --seed 1 --job j/000-001.sq -o x.sq
-    [[ $stderr == *"the job was made with --seed 0, this run has --seed 1; --config FOLDER/arguments"* ]]
+    [[ $stderr == *"the job was made with --seed 0, this run has --seed 1: --config FOLDER/arguments"* ]]
     run -1 --separate-stderr sq-window --config j/arguments -i j/000-001.sq -o x.sq
     [[ $stderr == *"sq-window --job FILE runs it"* ]]
     run -1 --separate-stderr sq-window $args --job in.sq -o x.sq

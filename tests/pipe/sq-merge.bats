@@ -13,7 +13,8 @@ setup() {
 @test "sq-merge: usage errors exit 2 or 1, before anything is read" {
     run -2 sq-merge --no-such-option
     run -2 sq-merge --scale bf16
-    run -2 sq-merge operand
+    run -1 --separate-stderr sq-merge operand
+    [[ $stderr == "sq-merge: error: cannot read 'operand': "* ]]
     for s in W9A16 W1A16s W4 W4A16g1 W4A16x; do
         run -1 --separate-stderr sq-merge -s $s -i float.sq -o out.sq
         [[ $stderr == "sq-merge: error: scheme '$s'"* ]]
