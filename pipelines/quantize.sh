@@ -36,7 +36,6 @@ if ! compgen -G "$work/stage-*.sq" >/dev/null; then
     fi
     # it reads as far as the first layer, so that the programs before it end by SIGPIPE
     (set +o pipefail && calibrated | window --dry-run "$@" >&2)
-    trap - EXIT
 fi
 calibrated | window "$@" | merge | pack
 rm -f "$work"/stage-*.sq

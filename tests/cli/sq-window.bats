@@ -118,6 +118,8 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     run -0 sq-window $args --dry-run -i in.sq -o out.sq
     [[ $output == *"peak memory"* && $output == *"time together"* && $output == *"spool"* ]]
     [ ! -e out.sq ]
+    run -1 --separate-stderr sq-window $args --dry-run -i in.sq --memory 1K
+    [[ $stderr == *"windows of 2 layers need "*", --memory says 0 MB"* ]]
 }
 
 @test "window: truncated input is status 3, no file appears" {

@@ -52,7 +52,7 @@ teardown() {
     wait $pid || true
     kept=$(ls "$work"/m.gguf.work/stage-*.sq | wc -l)
     [ "$kept" -ge 4 ] && [ "$kept" -lt 18 ] && [ ! -e "$work/m.gguf" ]
-    run -1 $make/m.gguf --epochs 4
+    run ! $make/m.gguf --epochs 4
     [[ $output == *"was made with --epochs 2, this run has --epochs 4"* ]]
     run -0 $make/m.gguf --epochs 2 --verbose
     [[ $output == *"holds $kept finished windows"* && $output != *"time together"* ]]
