@@ -133,7 +133,6 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     x.widest = pass_widest(e);
     const struct sq_window first = e->schedule.window[e->first];
     SQ_TRY(first_layer(e, &x));
-    e->schedule.window[e->first] = first;
     printf("%-28s %" PRId64 " windows of at most %" PRId64 " layers, %" PRId64 " layers\n", "model", windows,
            x.widest, e->cfg.layers);
     printf("%-28s %" PRId64 " of %" PRId64 " tokens, %" PRId64 " held out\n", "samples", e->acts.samples,
@@ -153,6 +152,7 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
            (double)pass_memory(e, pass_held(e, 0), x.widest, false) / 1e6,
            (double)pass_memory(e, pass_held(e, 0), x.widest, true) / 1e6);
     SQ_TRY(estimate_disk(e, &x));
+    e->schedule.window[e->first] = first; /* that of the timed steps was one layer */
     SQ_TRY(pass_choose_memory(e));
 out:
     return rc;
