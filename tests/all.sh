@@ -42,8 +42,9 @@ mkdir -p build
 step "build with gcc, warnings are errors" make -j"$jobs" DEV=1 CC=gcc all tests
 step "build with clang, warnings are errors" make -j"$jobs" DEV=1 CC=clang all tests
 step "build without BLIS, oneDNN and ZeroMQ" make -j"$jobs" BUILD=build/plain HAVE_BLIS=0 HAVE_ONEDNN=0 HAVE_ZMQ=0 all tests
-step "build" make -j"$jobs" all tests
 step "build with address and undefined sanitizers" make -j"$jobs" SAN=address,undefined all tests fuzz-replay
+# the last build is the one that build/bin points to
+step "build" make -j"$jobs" all tests
 step "module order" sh mk/order.sh
 step "headers stand alone, in C and C++" make hdr-check
 suite "tests" tests/run.sh build/gcc

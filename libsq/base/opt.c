@@ -187,11 +187,12 @@ static int config_line(const struct sq_opt_table *t, json_t *given, char *line)
     for (int i = 0; i < t->n; i++) {
         if (strcmp(t->row[i].name, p) != 0)
             continue;
-        char *kept = NULL; /* option values borrow their text for the life of the process */
-        if (*value && !(kept = strdup(value)))
+        note(given, &t->row[i], *value ? value : NULL);
+        /* option values borrow their text for the life of the process */
+        const char *kept = json_string_value(json_array_get(given, json_array_size(given) - 1));
+        if (!kept)
             return sq_fail(SQ_E_NOMEM, "no memory for an option");
-        note(given, &t->row[i], kept);
-        return sq_opt_set(&t->row[i], kept);
+        return sq_opt_set(&t->row[i], *value ? kept + strlen("--=") + strlen(p) : NULL);
     }
     return sq_fail(SQ_E_ARG, "unknown option '%s'", p);
 }
