@@ -154,7 +154,7 @@ int main(int argc, char **argv)
         SQ_OPT_END,
     };
     sq_app_init(&m.app, "sq-merge", "[RESULT ...]", "absorb what was learned: layers become codes, scales, zero points",
-                opts, 1024, argc, argv);
+                opts, 1000, argc, argv);
     m.scale = scale ? SQ_F32 : SQ_F16;
     m.round_embed = embed != NULL;
     if (m.scheme_name)

@@ -15,9 +15,10 @@ mkdir -p "$work"
 eval=(sq-eval --quiet --text "$test" --length "${TEST_LENGTH:-$length}" --json)
 [ -z "${WINDOWS:-}" ] || eval+=(--windows "$WINDOWS")
 printf -v measure '%q ' "${eval[@]}"
-while read -r options; do
+id_of() { sha256sum <<<"$measure $1" | cut -c 1-12; } # of all that makes the figure: VARIANTS and TEST may change
+while read -r options || [ -n "$options" ]; do
     [ -n "$options" ] || continue
-    id=$(sha256sum <<<"$options" | cut -c 1-12) # of the options, so that VARIANTS may change
+    id=$(id_of "$options")
     printf '%s\t%s\t%s\t%s\n' "$id" calib.sq \
         "sq-window -q -i calib.sq $options | sq-merge -q -o $id.sq && ${measure}$id.sq >$id.tmp && mv $id.tmp $id.json && rm $id.sq" "$id.json"
 done <"$variants" >"$work/plan.tsv"
@@ -25,8 +26,8 @@ done <"$variants" >"$work/plan.tsv"
 # shellcheck disable=SC2086
 "$(dirname "$0")"/${RUN:-plan-run.sh} "$work/plan.tsv" >&2
 printf '| options | perplexity |\n| --- | --- |\n'
-while read -r options; do
+while read -r options || [ -n "$options" ]; do
     [ -n "$options" ] || continue
-    line=$(grep '"metric": *"perplexity"' "$work/$(sha256sum <<<"$options" | cut -c 1-12).json")
+    line=$(grep '"metric": *"perplexity"' "$work/$(id_of "$options").json")
     printf '| %s | %.2f ± %.2f |\n' "$options" "$(field value <<<"$line")" "$(field stderr <<<"$line")"
 done <"$variants"

@@ -243,7 +243,8 @@ static int check_files(struct folder *f)
             continue;
         snprintf(path, sizeof path, "%.3800s/%.255s", f->dir, e->d_name);
         if (e->d_name[end]) { /* .tmp-PID: the writer is gone, or the lock would not be ours */
-            unlink(path);
+            if (strncmp(e->d_name + end, ".tmp-", strlen(".tmp-")) == 0)
+                unlink(path);
             continue;
         }
         rc = check_file(f, path);

@@ -3,6 +3,7 @@
  *
  * A job is a stream: {"record":"job","first","last","made"}, the model's record, the tokens, a cursor in front of the first
  * layer, in which Xq is Xf, and the layers. */
+#include <dirent.h>
 #include <errno.h>
 #include <stdio.h>
 #include <string.h>
@@ -18,7 +19,7 @@ static bool decides_bytes(const char *given)
 {
     static const char *const other[] = {"in",      "out",    "verbose", "quiet", "debug",  "threads", "progress",
                                         "metrics", "config", "work",    "spill", "memory", "jobs",    "job",
-                                        "windows", "key",    "allow",   "server", "insecure", "timeout", "wait"};
+                                        "windows", "no-cursor", "key",    "allow",   "server", "insecure", "timeout", "wait"};
     const size_t n = strcspn(given, "=");
     for (int i = 0; i < SQ_COUNT(other); i++)
         if (strlen(other[i]) == n && strncmp(given, other[i], n) == 0)
@@ -113,15 +114,16 @@ out:
 /* Results of other jobs must not be taken for those of new ones. */
 static int make_folder(struct jobs *j)
 {
-    char path[4096];
-    int rc;
+    bool empty = true;
     if (mkdir(j->dir, 0777) < 0 && errno != EEXIST)
-        SQ_TRY(sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno)));
-    SQ_TRY(path_of(path, sizeof path, j, PLAN));
-    if (access(path, F_OK) == 0)
-        SQ_TRY(sq_fail(SQ_E_ARG, "'%s' holds jobs already: run them, or name another folder", j->dir));
-out:
-    return rc;
+        return sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno));
+    DIR *d = opendir(j->dir);
+    if (!d)
+        return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", j->dir, strerror(errno));
+    for (const struct dirent *e; (e = readdir(d));)
+        empty &= strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+    closedir(d);
+    return empty ? 0 : sq_fail(SQ_E_ARG, "'%s' is not empty: run the jobs in it, or name another folder", j->dir);
 }
 
 /* "name=value", as --config reads them */
@@ -255,10 +257,12 @@ out:
 
 int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app, const char *dir)
 {
+    struct sq_plan plan = *p;
     struct tally tally = {0};
     struct pass e;
     struct jobs j = {.e = &e, .dir = dir};
-    int rc = pass_init(&e, p, app, &tally, in, NULL, p->rate, p->nrate);
+    plan.no_cursor = true; /* a window in front of which float activations are wanted has them from the tokens */
+    int rc = pass_init(&e, &plan, app, &tally, in, NULL, plan.rate, plan.nrate);
     if (rc == 0 && !p->needs_acts)
         rc = sq_fail(SQ_E_ARG, "--jobs: with these options nothing is learned, and a job would have nothing to do");
     if (rc == 0)

@@ -87,7 +87,7 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
 {
     *p = (struct sq_plan){.batch = o->batch,
                           .strict = o->strict,
-                          .no_cursor = o->no_cursor,
+                          .no_cursor = o->no_cursor && !o->job,
                           .schedule = o->schedule,
                           .windows = o->windows,
                           .work = o->work,
@@ -99,6 +99,8 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
         return rc;
     if (o->jobs && o->job)
         return sq_fail(SQ_E_ARG, "--jobs writes job files and --job runs one: not both at once");
+    if (o->dry_run && (o->jobs || o->job))
+        return sq_fail(SQ_E_ARG, "--dry-run is of a run from the tokens: leave out %s", o->jobs ? "--jobs" : "--job");
     if (!o->scheme && !o->plan)
         return sq_fail(SQ_E_ARG, "--scheme is missing; W2A16, W3A16g128 and W4A4 are schemes");
     rc = sq_scheme_parse(&p->scheme, o->scheme ? o->scheme : "W16A16"); /* a plan alone needs none */

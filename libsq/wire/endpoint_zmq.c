@@ -137,6 +137,7 @@ static int understand(struct link *l)
 
     if (!l->met) { /* a DEALER's: the answer to its greeting */
         l->met = kind == 'W' && n == 1;
+        l->lost |= l->met && l->down; /* it went before its answer was read */
         return l->met ? 0 : kind == 'R' && n == 2 ? refused(l, p[1]) : strange(l);
     }
     if (l->dir == SQ_READ) {

@@ -155,6 +155,8 @@ int link_events(struct link *l)
     int rc = 0;
 
     while (rc >= 0 && next_event(l->events, &e)) {
+        if (e.kind == ZMQ_EVENT_DISCONNECTED || e.kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED)
+            l->down = e.kind == ZMQ_EVENT_DISCONNECTED;
         if (e.kind == ZMQ_EVENT_DISCONNECTED)
             l->lost |= l->net.binds ? l->met && e.value == l->fd : l->met;
         else if (e.kind == ZMQ_EVENT_ACCEPTED)
@@ -204,6 +206,8 @@ static int self_test(struct link *l, const struct key *server, const char *url)
         rc = sq_fail(SQ_E_IO, "'%s': an unknown key was %s: not safe, so not opened", l->spec,
                      e.kind == ZMQ_EVENT_HANDSHAKE_SUCCEEDED ? "let in" : "not refused in time");
     explicit_bzero(&secret, sizeof secret);
+    if (sock)
+        (void)zmq_socket_monitor(sock, NULL, 0); /* who reports to nobody waits for somebody */
     if (events)
         zmq_close(events);
     if (sock)

@@ -28,6 +28,7 @@ struct link {
 
     bool met;  /* the peer has said what it is */
     bool lost; /* the connection to the peer is gone; there is no other */
+    bool down; /* DEALER: its connection is gone, whoever was there */
     int failures; /* handshakes that broke off without a reason, in a row */
     bool warned;
     uint8_t id[256]; /* ROUTER: the peer's routing id */

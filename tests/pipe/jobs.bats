@@ -69,10 +69,21 @@ fan_out() {
     [[ $stderr == *"nothing is learned"* ]]
     sq-window $args --jobs j -i in.sq
     run -1 --separate-stderr sq-window $args --jobs j -i in.sq
-    [[ $stderr == *"'j' holds jobs already"* ]]
+    [[ $stderr == *"'j' is not empty"* ]]
+    run -2 --separate-stderr sq-window $args --dry-run --jobs k -i in.sq
+    [[ $stderr == *"leave out --jobs"* ]]
     head -c 20000 in.sq >cut.sq
     run -3 --separate-stderr sq-window $args --jobs k -i cut.sq
     [ ! -e k/plan.tsv ]
+}
+
+@test "jobs: a stream with a cursor makes the jobs that it makes without" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --order window --windows 0 -i in.sq -o piece.sq
+    sq-window $args --no-cursor --windows 1-2 --jobs a -i in.sq
+    sq-window $args --windows 1-2 --jobs b -i piece.sq
+    for f in 002-003 004-004; do cmp <(sq-dump --digest a/$f.sq) <(sq-dump --digest b/$f.sq); done
+    (cd a && sq-window --config arguments --job 002-003.sq -o 002-003.out)
 }
 
 @test "jobs: a job runs with the options it was made with, and as a job only" {

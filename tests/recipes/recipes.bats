@@ -97,15 +97,14 @@ teardown() {
 
 @test "sweep.sh prints a row for every variant, and goes on with what is there" {
     export SAMPLES=4 LENGTH=64 WINDOWS=2
-    printf '%s\n' "-s W4A16 --learn none" "-s W2A16 --epochs 2 --seed 1" >"$work/variants"
+    printf '%s\n%s' "-s W4A16 --learn none" "-s W2A16 --epochs 2 --seed 1" >"$work/variants"
     run -0 --separate-stderr pipelines/sweep.sh examples/tiny examples/tiny/calib.txt examples/tiny/test.txt "$work/variants" "$work/w"
     [ "$(grep -cE '^\| -s W[24]A16 .* \| [0-9.]+ ± [0-9.]+ \|$' <<<"$output")" -eq 2 ]
     first=$(ls -l --time-style=full-iso "$work"/w/*.json)
-    echo "-s W4A16 --learn none --init mse" >>"$work/variants"
+    printf '\n%s\n' "-s W4A16 --learn none --init mse" >>"$work/variants"
     run -0 --separate-stderr pipelines/sweep.sh examples/tiny examples/tiny/calib.txt examples/tiny/test.txt "$work/variants" "$work/w"
     [ "${#lines[@]}" -eq 5 ]
-    [ "$(ls -l --time-style=full-iso "$work"/w/*.json | grep -cFf <(sed 's/.* //' <<<"$first"))" -eq 2 ]
-    [[ "$(ls -l --time-style=full-iso "$work"/w/*.json)" == *"$(head -n 1 <<<"$first")"* ]]
+    [ "$(ls -l --time-style=full-iso "$work"/w/*.json | grep -cFxf <(echo "$first"))" -eq 2 ]
 }
 
 @test "recipes say how they are called" {
