@@ -151,15 +151,23 @@ static int write_job(struct sq_stream *out, const struct sq_window *w, const jso
     return rc;
 }
 
+enum { ID = 48 };
+
+static const char *id_of(char id[ID], const struct sq_window *w)
+{
+    snprintf(id, ID, "%03" PRId64 "-%03" PRId64, w->first, w->last);
+    return id;
+}
+
 /* The job's stream as far as its first layer. */
 static int begin_job(struct jobs *j, const struct sq_window *w)
 {
     struct pass *e = j->e;
     struct cursor c = {.layer = w->first, .float_layer = w->first, .scheme = e->plan->scheme, .same = true};
-    char name[64], path[4096];
+    char id[ID], name[ID + 4], path[4096];
     int rc;
     c.scheme.rate = pass_rate_behind(e);
-    snprintf(name, sizeof name, "%03" PRId64 "-%03" PRId64 ".sq", w->first, w->last);
+    snprintf(name, sizeof name, "%s.sq", id_of(id, w));
     SQ_TRY(path_of(path, sizeof path, j, name));
     SQ_TRY(sq_stream_open(&j->out, path, SQ_WRITE));
     SQ_TRY(sq_stream_begin(j->out, e->in, e->app));
@@ -175,10 +183,9 @@ out:
 
 static int end_job(struct jobs *j, const struct sq_window *w)
 {
-    fprintf(j->plan, "%03" PRId64 "-%03" PRId64 "\t%03" PRId64 "-%03" PRId64 ".sq\t"
-            "sq-window --config arguments --job %03" PRId64 "-%03" PRId64 ".sq -o %03" PRId64 "-%03" PRId64 ".out\t"
-            "%03" PRId64 "-%03" PRId64 ".out\n",
-            w->first, w->last, w->first, w->last, w->first, w->last, w->first, w->last, w->first, w->last);
+    char id[ID];
+    id_of(id, w);
+    fprintf(j->plan, "%s\t%s.sq\tsq-window --config arguments --job %s.sq -o %s.out\t%s.out\n", id, id, id, id, id);
     return sq_stream_finish(&j->out);
 }
 

@@ -40,6 +40,17 @@ status_of() { # status_of PID: wait for it, its exit status into $got, the secon
     took=$((SECONDS - from))
 }
 
+# write_to_a_busy_reader [options of the writer]: $writer has more than $reader can pass on
+write_to_a_busy_reader() {
+    mkfifo f
+    sleep 60 <f &
+    pids+=("$!")
+    start reader copy_stream -i ipc://s -o f
+    reader=$pid
+    start writer gen_stream --big 500 -o ipc://s "$@"
+    writer=$pid
+}
+
 @test "network: ipc and tcp, bound by either side, give the bytes of a pipe" {
     gen_stream --no-prov >a.sq
     p=$(port)
@@ -129,13 +140,7 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
 }
 
 @test "network: a reader that is killed is an error of the writer, at once" {
-    mkfifo f
-    sleep 60 <f &
-    pids+=("$!")
-    start reader copy_stream -i ipc://s -o f
-    reader=$pid
-    start writer gen_stream --big 500 -o ipc://s
-    writer=$pid
+    write_to_a_busy_reader
     sleep 0.7
     kill -9 "$reader"
     status_of "$writer"
@@ -157,13 +162,7 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
 }
 
 @test "network: a busy reader is waited for, a frozen one is given up in time" {
-    mkfifo f
-    sleep 60 <f &
-    pids+=("$!")
-    start reader copy_stream -i ipc://s -o f
-    reader=$pid
-    start writer gen_stream --big 500 -o ipc://s --timeout 2
-    writer=$pid
+    write_to_a_busy_reader --timeout 2
     sleep 5
     kill -0 "$writer"
     kill -STOP "$reader"
