@@ -28,7 +28,7 @@ static int work_new(struct sq_states *s)
     SQ_TRY(sq_alloc(&w, 1));
     s->work = w;
     w->batch = SQ_MIN(s->n, SQ_MAX(1, GROUP / s->length));
-    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length, NULL));
+    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length));
     SQ_TRY(sq_alloc(&w->cos, s->length * (s->cfg.head_dim / 2)));
     SQ_TRY(sq_alloc(&w->sin, s->length * (s->cfg.head_dim / 2)));
     sq_rope_table(w->cos, w->sin, &s->cfg, s->length);

@@ -91,7 +91,7 @@ int64_t sq_grad_block(int64_t rows)
 }
 
 /* Rows of a strip of gradients: large enough that packing the other operand again for each is nothing beside it. */
-static int64_t grad_strip(int64_t rows, int64_t cols)
+int64_t sq_grad_strip(int64_t rows, int64_t cols)
 {
     enum { FLOATS = 1 << 23 };
     const int64_t block = sq_grad_block(rows);
@@ -142,134 +142,6 @@ void sq_block_release(struct sq_block *b)
     sq_free(b->bias);
     sq_free(b->w);
     *b = (struct sq_block){0};
-}
-
-/* ---- trace ---------------------------------------------------------------------------------- */
-
-struct part {
-    float **at;
-    int64_t count;
-};
-
-static int64_t place(float *base, int64_t at, const struct part *part, int64_t n)
-{
-    for (int64_t i = 0; i < n; i++) {
-        if (base)
-            *part[i].at = part[i].count ? base + at : NULL;
-        at += padded(part[i].count);
-    }
-    return at;
-}
-
-/* As carve(): floats that the backward needs later, counted with base NULL. */
-static int64_t lay_out_kept(struct sq_trace *t, float *base)
-{
-    const struct sq_config *cfg = t->cfg;
-    const bool moe = cfg->experts > 0;
-    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
-    const int64_t norm = cfg->qk_norm ? n : 0, slots = moe ? n * cfg->top : 0;
-    const struct part part[] = {
-        {&t->qraw, norm * H * D}, {&t->kraw, norm * KV * D}, {&t->q, n * H * D},
-        {&t->k, n * KV * D},      {&t->v, n * KV * D},       {&t->out, n * H * D},
-        {&t->lse, n * H},         {&t->mid, n * C},          {&t->rrms1, n},
-        {&t->rrms2, n},           {&t->rrmsq, norm * H},     {&t->rrmsk, norm * KV},
-        {&t->prob, moe ? n * cfg->experts : 0}, {&t->share, slots},
-    };
-    const struct part mlp[] = {{&t->gate, (moe ? slots : n) * F}, {&t->up, (moe ? slots : n) * F}};
-    const struct part heads[] = {
-        {&t->qq, n * H * D}, {&t->kq, n * KV * D}, {&t->vq, n * KV * D},
-        {&t->dq, n * H * D}, {&t->dk, n * KV * D}, {&t->dv, n * KV * D},
-    };
-    const int64_t at = place(base, 0, part, SQ_COUNT(part));
-    return SQ_MAX(place(base, at, mlp, SQ_COUNT(mlp)), place(base, at, heads, SQ_COUNT(heads)));
-}
-
-static int64_t lay_out_workspace(struct sq_trace *t, float *base)
-{
-    const struct sq_config *cfg = t->cfg;
-    const bool moe = cfg->experts > 0;
-    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, slots = moe ? n * cfg->top : 0;
-    const int64_t wide = SQ_MAX(C, cfg->heads * cfg->head_dim), z = n * (moe ? wide : SQ_MAX(wide, F));
-    int64_t weights = 0, widest = 0;
-    float *codes = NULL, *sum = NULL; /* bytes and integers in floats' places */
-    for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
-        sq_linear_shape(&rows, &cols, cfg, i);
-        weights = SQ_MAX(weights, grad_strip(rows, cols) * cols);
-        widest = SQ_MAX(widest, rows);
-    }
-    const struct part part[] = {
-        {&t->in, slots * C},   {&t->mul, slots * F}, {&t->dmul, slots * F},
-        {&t->z, z},            {&t->zq, z},          {&t->dw, weights},
-        {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, moe ? n * cfg->experts : 0},
-        {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
-    };
-    const int64_t at = place(base, 0, part, SQ_COUNT(part));
-    t->code.q = (void *)codes;
-    t->code.sum = (void *)sum;
-    return at;
-}
-
-static void borrow_workspace(struct sq_trace *t, const struct sq_trace *from)
-{
-    t->in = from->in, t->mul = from->mul, t->dmul = from->dmul, t->dlogit = from->dlogit, t->dshare = from->dshare;
-    t->z = from->z, t->zq = from->zq, t->dw = from->dw, t->dbias = from->dbias, t->code = from->code;
-}
-
-int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, bool workspace)
-{
-    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
-    const int64_t slots = cfg->experts > 0 ? t.rows * cfg->top : 0;
-    return (lay_out_kept(&t, NULL) + (workspace ? lay_out_workspace(&t, NULL) : 0)) * (int64_t)sizeof(float) +
-           slots * (workspace ? 28 : 20) + (slots ? (cfg->experts + 1) * 8 : 0);
-}
-
-int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
-                 const struct sq_trace *workspace)
-{
-    struct sq_trace *t = NULL;
-    int rc;
-    *out = NULL;
-    SQ_TRY(sq_alloc(&t, 1));
-    t->cfg = cfg;
-    t->rows = batch * tokens;
-    SQ_TRY(sq_alloc(&t->all, lay_out_kept(t, NULL)));
-    lay_out_kept(t, t->all);
-    if (cfg->experts > 0) {
-        SQ_TRY(sq_alloc(&t->chosen, t->rows * cfg->top));
-        SQ_TRY(sq_alloc(&t->slot, t->rows * cfg->top));
-        SQ_TRY(sq_alloc(&t->token, t->rows * cfg->top));
-        SQ_TRY(sq_alloc(&t->begin, cfg->experts + 1));
-    }
-    if (workspace) {
-        SQ_ASSERT(workspace->shared && workspace->rows >= t->rows);
-        borrow_workspace(t, workspace);
-    } else {
-        SQ_TRY(sq_alloc(&t->shared, lay_out_workspace(t, NULL)));
-        lay_out_workspace(t, t->shared);
-        if (cfg->experts > 0)
-            SQ_TRY(sq_alloc(&t->dshare, t->rows * cfg->top));
-    }
-    *out = t;
-    return 0;
-out:
-    sq_trace_free(&t);
-    return rc;
-}
-
-void sq_trace_free(struct sq_trace **t)
-{
-    if (!*t)
-        return;
-    if ((*t)->shared)
-        sq_free((*t)->dshare);
-    sq_free((*t)->shared);
-    sq_free((*t)->begin);
-    sq_free((*t)->token);
-    sq_free((*t)->slot);
-    sq_free((*t)->chosen);
-    sq_free((*t)->all);
-    sq_free(*t);
-    *t = NULL;
 }
 
 /* ---- linears -------------------------------------------------------------------------------- */
@@ -330,7 +202,7 @@ void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x,
         r->ops->bias_grad(dbias, dy, n, rows);
     }
     for (int64_t first = 0, last; first < rows; first = last) {
-        last = SQ_MIN(first + grad_strip(rows, cols), rows);
+        last = SQ_MIN(first + sq_grad_strip(rows, cols), rows);
         const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
         r->ops->gemm(t->dw, cols, sq_mat(dy + first, rows, true), sq_mat(x, cols, false), last - first, cols, n, false,
                      rounds_products(r));

@@ -45,8 +45,9 @@ static void choose(int32_t *chosen, const float *p, int64_t experts, int64_t top
 }
 
 /* Slots by expert, then by token; shares by slot. */
-static void assign(struct sq_trace *t, const struct sq_config *cfg, int64_t n)
+static void assign(struct sq_trace *t, int64_t n)
 {
+    const struct sq_config *cfg = t->cfg;
     const int64_t E = cfg->experts, top = cfg->top;
     memset(t->begin, 0, (size_t)(E + 1) * sizeof *t->begin);
     for (int64_t i = 0; i < n * top; i++)
@@ -71,16 +72,23 @@ static void assign(struct sq_trace *t, const struct sq_config *cfg, int64_t n)
     }
 }
 
+void sq_moe_dispatch(struct sq_trace *t, int64_t n)
+{
+    const int64_t E = t->cfg->experts, top = t->cfg->top;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++)
+        choose(t->chosen + i * top, t->prob + i * E, E, top);
+    assign(t, n);
+}
+
 static void route(struct sq_trace *t, const float *h, const struct sq_block *b, const struct sq_run *r, int64_t n)
 {
     const int64_t E = b->cfg->experts, C = b->cfg->hidden;
     r->ops->gemm(t->prob, E, sq_mat(h, C, false), sq_mat(b->router, C, true), n, E, C, false, false);
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++) {
+    for (int64_t i = 0; i < n; i++)
         softmax(t->prob + i * E, E);
-        choose(t->chosen + i * b->cfg->top, t->prob + i * E, E, b->cfg->top);
-    }
-    assign(t, b->cfg, n);
+    sq_moe_dispatch(t, n);
 }
 
 /* Gradient of the routing weights dshare [S] -> of the router and of its input: dh += */

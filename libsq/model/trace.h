@@ -1,6 +1,6 @@
-/* libsq/model/trace.h - what a block's forward keeps for its backward, private to libsq/model/block*.c
+/* libsq/model/trace.h - what a block's forward leaves for its backward, private to libsq/model/block*.c
  *
- * Kept are the outputs of products (and the attention's), in f32. Whatever lies between two products (norms,
+ * Left are the outputs of products (and the attention's), in f32. Whatever lies between two products (norms,
  * rounded activations, the gated product) is computed again from them by the backward: one pass over memory
  * each, by the same operations, so the same bits.
  *
@@ -14,7 +14,7 @@
 struct sq_trace {
     const struct sq_config *cfg;
     int64_t rows; /* N it was allocated for */
-    /* kept */
+    /* for the backward */
     float *qraw, *kraw;                    /* [N,H*D], [N,KV*D] before q/k norm; NULL without it */
     float *q, *k, *v;                      /* after RoPE, before rounding */
     float *out, *lse;                      /* attention [N,H*D], [B,H,T] */
@@ -34,7 +34,7 @@ struct sq_trace {
                                               are made, and after their use */
     struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
-    float *all, *shared;                   /* allocations of what is kept, and of the workspace if it is this trace's */
+    float *all;                            /* the allocation */
 };
 
 static inline bool sq_rounds(const struct sq_run *r)
@@ -55,9 +55,13 @@ void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
 void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
                       int64_t n, bool add);
+/* Rows of a linear whose gradients are made at once. */
+int64_t sq_grad_strip(int64_t rows, int64_t cols);
 /* sum[c] += sum over rows of x[:,c]^2; sum may be NULL */
 void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols);
 
+/* Experts, slots and shares from t->prob. */
+void sq_moe_dispatch(struct sq_trace *t, int64_t n);
 /* The MLPs of a layer with experts: y = mid + sum of share * expert; dmid += the gradient at mid. */
 void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, int64_t n, struct sq_trace *t,
                     struct sq_input_stats *stats);

@@ -15,7 +15,8 @@ struct sq_trainer {
     int64_t layers, batch, tokens, row; /* row: floats in one sample, T*C */
     bool codes;                         /* folded layers have them */
     struct sq_block *folded;            /* [layers] */
-    struct sq_trace **trace; /* [layers], one workspace; the first serves every forward without backward */
+    struct sq_trace *trace;     /* of the layer at hand */
+    struct sq_kept **kept;      /* [layers - 1], NULL until a window needs them: the layers before the last one */
     float *gain[SQ_GAINS], *router, *gains; /* gradients of the layer at hand; gains [ngain] holds them all */
     int64_t ngain;
     float **x; /* [layers + 1] -> [batch,T,C]: inputs of the layers and the output, which becomes its gradient */
@@ -36,8 +37,9 @@ static int64_t lay_out_gains(struct sq_trainer *t, float *base)
     return at + t->cfg.experts * t->cfg.hidden;
 }
 
-/* Products that round their operands lose nothing when a folded layer is rounded before. */
-static enum sq_dtype folded_type(const struct sq_ops *ops)
+/* Products that round their operands lose nothing when a folded layer is rounded before, and little when what they made is
+ * rounded while it waits for the backward. */
+static enum sq_dtype product_type(const struct sq_ops *ops)
 {
     return ops->precision == SQ_BF16_PRODUCTS ? SQ_BF16 : SQ_F32;
 }
@@ -51,7 +53,8 @@ static bool has_codes(const struct sq_config *c, const struct sq_ops *ops, const
 int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
                          int64_t layers, int64_t batch, int64_t tokens, bool recompute)
 {
-    const int64_t size = (int64_t)sq_dtype_size(folded_type(ops));
+    const enum sq_dtype type = product_type(ops);
+    const int64_t size = (int64_t)sq_dtype_size(type);
     const int64_t coded = has_codes(cfg, ops, s) ? sq_coded_linears(cfg) : 0;
     int64_t weights = 8 * cfg->hidden, rows, cols;
     for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
@@ -60,8 +63,8 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
     }
     const int64_t acts = batch * tokens * cfg->hidden;
     return layers * weights + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
-           sq_trace_bytes(cfg, batch, tokens, true) +
-           (recompute ? 0 : layers - 1) * sq_trace_bytes(cfg, batch, tokens, false);
+           sq_trace_bytes(cfg, batch, tokens) +
+           (recompute ? 0 : layers - 1) * sq_kept_bytes(cfg, batch, tokens, type);
 }
 
 static int alloc_all(struct sq_trainer *t)
@@ -71,7 +74,8 @@ static int alloc_all(struct sq_trainer *t)
     const struct sq_params_spec spec = {.rank = 1, .clip_start = 4.0};
     int rc;
     SQ_TRY(sq_alloc(&t->folded, t->layers));
-    SQ_TRY(sq_alloc(&t->trace, t->layers));
+    SQ_TRY(sq_alloc(&t->kept, t->layers));
+    SQ_TRY(sq_trace_new(&t->trace, &t->cfg, t->batch, t->tokens));
     SQ_TRY(sq_alloc(&t->x, t->layers + 1));
     t->ngain = lay_out_gains(t, NULL);
     SQ_TRY(sq_alloc(&t->gains, t->ngain));
@@ -79,10 +83,9 @@ static int alloc_all(struct sq_trainer *t)
     for (int64_t i = 0; i <= t->layers; i++)
         SQ_TRY(sq_alloc(&t->x[i], n));
     for (int64_t i = 0; i < t->layers; i++) {
-        SQ_TRY(sq_block_new(&t->folded[i], &t->cfg, folded_type(t->ops)));
+        SQ_TRY(sq_block_new(&t->folded[i], &t->cfg, product_type(t->ops)));
         if (t->codes)
             SQ_TRY(sq_block_codes(&t->folded[i]));
-        SQ_TRY(sq_trace_new(&t->trace[i], &t->cfg, t->batch, t->tokens, i ? t->trace[0] : NULL));
     }
     SQ_TRY(sq_alloc(&t->cos, t->tokens * t->cfg.head_dim / 2));
     SQ_TRY(sq_alloc(&t->sin, t->tokens * t->cfg.head_dim / 2));
@@ -120,15 +123,16 @@ void sq_trainer_free(struct sq_trainer **out)
     if (!t)
         return;
     sq_params_release(&t->none);
-    for (int64_t i = t->layers - 1; i >= 0; i--) { /* the first trace owns the workspace */
-        if (t->trace)
-            sq_trace_free(&t->trace[i]);
+    sq_trace_free(&t->trace);
+    for (int64_t i = 0; i < t->layers; i++) {
+        if (t->kept)
+            sq_kept_free(&t->kept[i]);
         if (t->folded)
             sq_block_release(&t->folded[i]);
     }
     for (int64_t i = 0; t->x && i <= t->layers; i++)
         sq_free(t->x[i]);
-    void *const part[] = {t->folded, t->gains, t->trace, t->x, t->cos, t->sin, t};
+    void *const part[] = {t->folded, t->gains, t->kept, t->x, t->cos, t->sin, t};
     for (int i = 0; i < SQ_COUNT(part); i++)
         sq_free(part[i]);
     *out = NULL;
@@ -160,7 +164,7 @@ static int forward(struct sq_trainer *t, float *x, int64_t samples, const struct
     for (int64_t i = 0; i < samples; i += t->batch) {
         const int64_t batch = SQ_MIN(t->batch, samples - i);
         for (int64_t k = 0; k < n; k++) {
-            sq_block_forward(x + i * t->row, x + i * t->row, &block[k], run, batch, t->trace[0], stats);
+            sq_block_forward(x + i * t->row, x + i * t->row, &block[k], run, batch, t->trace, stats);
             const int rc = sq_stop_check();
             if (rc < 0)
                 return rc;
@@ -234,10 +238,19 @@ static void receive(void *ctx, int64_t linear, int64_t first, int64_t last, floa
     (void)sq_work_begin(before);
 }
 
-/* Where layer k leaves what its backward needs: with recompute every layer in the same place. */
-static struct sq_trace *trace_of(const struct sq_trainer *t, const struct sq_window_job *job, int64_t k)
+/* A layer but the last one leaves the trace to the next: what its backward needs comes back, or is made again, rounded
+ * alike. */
+static void bring_back(struct sq_trainer *t, const struct sq_window_job *job, int64_t k, const struct sq_run *run,
+                       int64_t n)
 {
-    return t->trace[job->recompute ? 0 : k];
+    if (k == job->n - 1)
+        return;
+    if (!job->recompute) {
+        sq_trace_restore(t->trace, t->kept[k], n * t->tokens);
+        return;
+    }
+    sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, t->trace, NULL);
+    sq_trace_round(t->trace, product_type(t->ops), n * t->tokens);
 }
 
 /* d: in, the gradient at the output of layer k; out, at its input */
@@ -249,9 +262,8 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
     memcpy(g.gain, t->gain, sizeof g.gain);
     memset(t->gains, 0, (size_t)t->ngain * sizeof *t->gains);
     sq_fold_grad_begin(job->member[k].p, &g, &t->cfg);
-    if (job->recompute && k < job->n - 1)
-        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, trace_of(t, job, k), NULL);
-    sq_block_backward(d, &g, t->x[k], &t->folded[k], run, n, trace_of(t, job, k));
+    bring_back(t, job, k, run, n);
+    sq_block_backward(d, &g, t->x[k], &t->folded[k], run, n, t->trace);
     sq_fold_grad_end(job->member[k].p, &g, job->member[k].w);
 }
 
@@ -268,7 +280,9 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
         if (sq_stopped())
             return NAN;
         fold(t, k, &job->member[k], &job->scheme, false);
-        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, trace_of(t, job, k), NULL);
+        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, t->trace, NULL);
+        if (k < job->n - 1 && !job->recompute)
+            sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
     }
     for (int64_t i = 0; i < n; i++)
         loss += sq_loss_grad(y + i * t->row, y + i * t->row, job->target + pick[i] * t->row,
@@ -284,8 +298,14 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
     return loss;
 }
 
-static int train_init(const struct sq_window_job *job)
+static int train_init(struct sq_trainer *t, const struct sq_window_job *job)
 {
+    for (int64_t k = 0; k < job->n - 1 && !job->recompute; k++) {
+        const int rc = t->kept[k] ? 0
+                                  : sq_kept_new(&t->kept[k], &t->cfg, t->batch, t->tokens, product_type(t->ops));
+        if (rc < 0)
+            return rc;
+    }
     for (int64_t k = 0; k < job->n; k++) {
         const int rc = sq_params_train(job->member[k].p);
         if (rc < 0)
@@ -298,7 +318,7 @@ int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_jo
                    int64_t n)
 {
     SQ_ASSERT(n <= t->batch && job->n <= t->layers);
-    const int rc = train_init(job);
+    const int rc = train_init(t, job);
     if (rc == 0)
         *loss = loss_and_grad(t, job, pick, n);
     return rc;
@@ -330,7 +350,7 @@ int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
 {
     const int64_t steps = sq_window_steps(job);
     SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
-    int rc = train_init(job);
+    int rc = train_init(t, job);
     for (int64_t step = 0, at = 0; rc == 0 && step < steps; step++) {
         const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at),
                       n = SQ_MIN(job->batch, left);

@@ -39,14 +39,25 @@ struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transp
 int sq_block_load(struct sq_block *b, const struct sq_config *cfg, const struct sq_layer *l) SQ_MUSTUSE;
 int sq_block_view(struct sq_block *b, const struct sq_config *cfg, const struct sq_layer *l) SQ_MUSTUSE;
 
-/* Activations of one forward of `batch` samples of `tokens` tokens, kept for the backward, and workspace; allocated once
- * for the largest batch. Traces that run one after the other may share the workspace of one of them, which must live as
- * long (NULL: it gets its own). */
+/* Activations of one forward of `batch` samples of `tokens` tokens, for the backward, and workspace; allocated once for the
+ * largest batch. */
 struct sq_trace;
-int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
-                 const struct sq_trace *workspace) SQ_MUSTUSE;
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens) SQ_MUSTUSE;
 void sq_trace_free(struct sq_trace **t);
-int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, bool workspace);
+int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
+
+/* What the backward needs of a forward, set aside while the trace serves other layers: outputs of products in `type`
+ * (SQ_F32, or SQ_BF16 in half the bytes), the rest in f32 or made again. */
+struct sq_kept;
+int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
+                enum sq_dtype type) SQ_MUSTUSE;
+void sq_kept_free(struct sq_kept **k);
+int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type);
+/* The trace of a forward of n rows, aside and back. */
+void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n);
+void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n);
+/* As if kept and restored, in place. */
+void sq_trace_round(struct sq_trace *t, enum sq_dtype type, int64_t n);
 
 /* Sums of squares of the inputs of the linears, per input channel, and their count of tokens. */
 struct sq_input_stats {
@@ -84,7 +95,7 @@ int64_t sq_grad_block(int64_t rows); /* at most SQ_GRAD_BLOCKS of them in a line
 enum { SQ_GRAD_BLOCKS = 64 };
 
 /* d [batch*T, C]: in, the gradient at the output; out, at the input if that is wanted, else of no use. Gradients of the
- * weights to g. x is what forward was given; t what it kept, which is used up: one backward a forward. */
+ * weights to g. x is what forward was given; t what it left, which is used up: one backward a forward. */
 void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const struct sq_block *b,
                        const struct sq_run *r, int64_t batch, struct sq_trace *t);
 

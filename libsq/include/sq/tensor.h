@@ -60,5 +60,18 @@ uint16_t sq_f32_to_bf16(float f);
 void sq_bf16_widen(float *out, const uint16_t *x, int64_t n);
 void sq_bf16_narrow(uint16_t *out, const float *x, int64_t n); /* a NaN stays one */
 
+/* Numbers in memory, f32 or bf16, for what may be kept in fewer bytes than it is computed in. Borrowed. */
+struct sq_floats {
+    enum sq_dtype type; /* SQ_F32 or SQ_BF16 */
+    void *x;
+};
+
+/* from element `first` on */
+struct sq_floats sq_floats_from(struct sq_floats a, int64_t first);
+/* out[n] = the first n, and back, rounded to their type; large ones by all threads */
+void sq_floats_get(float *out, struct sq_floats a, int64_t n);
+void sq_floats_put(struct sq_floats a, const float *x, int64_t n);
+void sq_floats_round(float *x, enum sq_dtype type, int64_t n); /* as if put and got, in place */
+
 SQ_END_DECLS
 #endif

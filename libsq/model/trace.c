@@ -1,0 +1,235 @@
+/* The arrays of a trace, and setting them aside. */
+#include "trace.h"
+
+#include <string.h>
+
+enum { LINE = 16 }; /* arrays start on cache lines */
+
+struct part {
+    float **at;
+    int64_t count;
+};
+
+static int64_t place(float *base, int64_t at, const struct part *part, int64_t n)
+{
+    for (int64_t i = 0; i < n; i++) {
+        if (base)
+            *part[i].at = part[i].count ? base + at : NULL;
+        at += (part[i].count + LINE - 1) / LINE * LINE;
+    }
+    return at;
+}
+
+/* Outputs of products and of the attention: what may be set aside in bf16. Gate and up are the last ones. */
+enum { OUTPUTS = 9, STATISTICS = 6 };
+
+static void outputs(struct part part[OUTPUTS], struct sq_trace *t, int64_t n)
+{
+    const struct sq_config *c = t->cfg;
+    const int64_t q = n * c->heads * c->head_dim, kv = n * c->kv_heads * c->head_dim;
+    const int64_t F = (c->experts > 0 ? n * c->top : n) * c->ffn;
+    const struct part all[OUTPUTS] = {
+        {&t->qraw, c->qk_norm ? q : 0}, {&t->kraw, c->qk_norm ? kv : 0}, {&t->q, q}, {&t->k, kv}, {&t->v, kv},
+        {&t->out, q}, {&t->mid, n * c->hidden}, {&t->gate, F}, {&t->up, F},
+    };
+    memcpy(part, all, sizeof all);
+}
+
+/* Small, and in f32 always; what else routing needs is made again from prob. */
+static void statistics(struct part part[STATISTICS], struct sq_trace *t, int64_t n)
+{
+    const struct sq_config *c = t->cfg;
+    const int64_t norm = c->qk_norm ? n : 0;
+    const struct part all[STATISTICS] = {
+        {&t->lse, n * c->heads}, {&t->rrms1, n}, {&t->rrms2, n}, {&t->rrmsq, norm * c->heads},
+        {&t->rrmsk, norm * c->kv_heads}, {&t->prob, n * c->experts},
+    };
+    memcpy(part, all, sizeof all);
+}
+
+static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
+{
+    const struct sq_config *cfg = t->cfg;
+    const bool moe = cfg->experts > 0;
+    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, slots = moe ? n * cfg->top : 0;
+    const int64_t wide = SQ_MAX(C, cfg->heads * cfg->head_dim), z = n * (moe ? wide : SQ_MAX(wide, F));
+    int64_t weights = 0, widest = 0;
+    float *codes = NULL, *sum = NULL; /* bytes and integers in floats' places */
+    for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
+        sq_linear_shape(&rows, &cols, cfg, i);
+        weights = SQ_MAX(weights, sq_grad_strip(rows, cols) * cols);
+        widest = SQ_MAX(widest, rows);
+    }
+    const struct part part[] = {
+        {&t->in, slots * C},   {&t->mul, slots * F}, {&t->dmul, slots * F},
+        {&t->z, z},            {&t->zq, z},          {&t->dw, weights},
+        {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, moe ? n * cfg->experts : 0},
+        {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
+        {&t->share, slots},
+    };
+    at = place(base, at, part, SQ_COUNT(part));
+    t->code.q = (void *)codes;
+    t->code.sum = (void *)sum;
+    return at;
+}
+
+/* Sets the pointers; with base NULL it only counts floats. */
+static int64_t lay_out(struct sq_trace *t, float *base)
+{
+    const struct sq_config *cfg = t->cfg;
+    const int64_t n = t->rows, q = n * cfg->heads * cfg->head_dim, kv = n * cfg->kv_heads * cfg->head_dim;
+    const struct part heads[] = {{&t->qq, q}, {&t->kq, kv}, {&t->vq, kv}, {&t->dq, q}, {&t->dk, kv}, {&t->dv, kv}};
+    struct part part[OUTPUTS], stat[STATISTICS];
+    outputs(part, t, n);
+    statistics(stat, t, n);
+    int64_t at = place(base, 0, stat, STATISTICS);
+    at = lay_out_workspace(t, base, at);
+    at = place(base, at, part, OUTPUTS - 2);
+    return SQ_MAX(place(base, at, part + OUTPUTS - 2, 2), place(base, at, heads, SQ_COUNT(heads)));
+}
+
+int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens)
+{
+    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
+    const int64_t slots = cfg->experts > 0 ? t.rows * cfg->top : 0;
+    const int64_t routing = 2 * (int64_t)sizeof *t.slot + (int64_t)(sizeof *t.chosen + sizeof *t.dshare);
+    return lay_out(&t, NULL) * (int64_t)sizeof(float) + slots * routing +
+           (slots ? (cfg->experts + 1) * (int64_t)sizeof *t.begin : 0);
+}
+
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens)
+{
+    struct sq_trace *t = NULL;
+    int rc;
+    *out = NULL;
+    SQ_TRY(sq_alloc(&t, 1));
+    t->cfg = cfg;
+    t->rows = batch * tokens;
+    SQ_TRY(sq_alloc(&t->all, lay_out(t, NULL)));
+    lay_out(t, t->all);
+    if (cfg->experts > 0) {
+        SQ_TRY(sq_alloc(&t->chosen, t->rows * cfg->top));
+        SQ_TRY(sq_alloc(&t->slot, t->rows * cfg->top));
+        SQ_TRY(sq_alloc(&t->token, t->rows * cfg->top));
+        SQ_TRY(sq_alloc(&t->begin, cfg->experts + 1));
+        SQ_TRY(sq_alloc(&t->dshare, t->rows * cfg->top));
+    }
+    *out = t;
+    return 0;
+out:
+    sq_trace_free(&t);
+    return rc;
+}
+
+void sq_trace_free(struct sq_trace **t)
+{
+    if (!*t)
+        return;
+    void *const part[] = {(*t)->dshare, (*t)->begin, (*t)->token, (*t)->slot, (*t)->chosen, (*t)->all, *t};
+    for (int i = 0; i < SQ_COUNT(part); i++)
+        sq_free(part[i]);
+    *t = NULL;
+}
+
+/* ---- aside ---------------------------------------------------------------------------------- */
+
+struct sq_kept {
+    struct sq_floats outputs, statistics;
+};
+
+static int64_t count(const struct part *part, int n)
+{
+    int64_t sum = 0;
+    for (int i = 0; i < n; i++)
+        sum += part[i].count;
+    return sum;
+}
+
+/* Elements of a forward of n rows: the outputs; the statistics. */
+static void kept_counts(int64_t counts[2], const struct sq_config *cfg, int64_t n)
+{
+    struct sq_trace t = {.cfg = cfg};
+    struct part part[OUTPUTS], stat[STATISTICS];
+    outputs(part, &t, n);
+    statistics(stat, &t, n);
+    counts[0] = count(part, OUTPUTS);
+    counts[1] = count(stat, STATISTICS);
+}
+
+int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type)
+{
+    int64_t counts[2];
+    kept_counts(counts, cfg, batch * tokens);
+    return counts[0] * (int64_t)sq_dtype_size(type) + counts[1] * (int64_t)sizeof(float);
+}
+
+int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type)
+{
+    struct sq_kept *k = NULL;
+    char *outs = NULL;
+    float *stats = NULL;
+    int64_t counts[2];
+    int rc;
+    *out = NULL;
+    kept_counts(counts, cfg, batch * tokens);
+    SQ_TRY(sq_alloc(&k, 1));
+    SQ_TRY(sq_alloc(&outs, counts[0] * (int64_t)sq_dtype_size(type)));
+    k->outputs = (struct sq_floats){type, outs};
+    SQ_TRY(sq_alloc(&stats, counts[1]));
+    k->statistics = (struct sq_floats){SQ_F32, stats};
+    *out = k;
+    return 0;
+out:
+    sq_kept_free(&k);
+    return rc;
+}
+
+void sq_kept_free(struct sq_kept **k)
+{
+    if (!*k)
+        return;
+    sq_free((*k)->outputs.x);
+    sq_free((*k)->statistics.x);
+    sq_free(*k);
+    *k = NULL;
+}
+
+static void put(struct sq_floats to, const struct part *part, int n)
+{
+    for (int i = 0; i < n; to = sq_floats_from(to, part[i++].count))
+        sq_floats_put(to, *part[i].at, part[i].count);
+}
+
+static void get(struct sq_floats from, const struct part *part, int n)
+{
+    for (int i = 0; i < n; from = sq_floats_from(from, part[i++].count))
+        sq_floats_get(*part[i].at, from, part[i].count);
+}
+
+void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n)
+{
+    struct part part[OUTPUTS], stat[STATISTICS];
+    outputs(part, t, n);
+    statistics(stat, t, n);
+    put(k->outputs, part, OUTPUTS);
+    put(k->statistics, stat, STATISTICS);
+}
+
+void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
+{
+    struct part part[OUTPUTS], stat[STATISTICS];
+    outputs(part, t, n);
+    statistics(stat, t, n);
+    get(k->outputs, part, OUTPUTS);
+    get(k->statistics, stat, STATISTICS);
+    if (t->cfg->experts > 0)
+        sq_moe_dispatch(t, n);
+}
+
+void sq_trace_round(struct sq_trace *t, enum sq_dtype type, int64_t n)
+{
+    struct part part[OUTPUTS];
+    outputs(part, t, n);
+    for (int i = 0; i < OUTPUTS; i++)
+        sq_floats_round(*part[i].at, type, part[i].count);
+}
