@@ -12,26 +12,43 @@ void acts_release(struct acts *a)
 {
     sq_free(a->ids);
     for (int i = 0; i < 2; i++) {
-        float *x = i ? a->xq : a->xf;
+        char *x = i ? a->xq.x : a->xf.x;
         if (a->spill)
-            scratch_unmap(x, acts_floats(a));
+            scratch_unmap(x, acts_bytes(a));
         else
             sq_free(x);
     }
     *a = (struct acts){0};
 }
 
-int64_t acts_floats(const struct acts *a)
+void acts_type(struct acts *a, const struct sq_ops *ops)
+{
+    a->xf.type = a->xq.type = ops->precision == SQ_BF16_PRODUCTS ? SQ_BF16 : SQ_F32;
+}
+
+int64_t acts_count(const struct acts *a)
 {
     return a->samples * a->tokens * a->hidden;
 }
 
+size_t acts_bytes(const struct acts *a)
+{
+    return (size_t)acts_count(a) * sq_dtype_size(a->xf.type);
+}
+
+static int stream_alloc(struct sq_floats *s, const struct acts *a)
+{
+    char *x = NULL;
+    const int rc = a->spill ? scratch_map(&x, acts_bytes(a), a->spill) : sq_alloc(&x, (int64_t)acts_bytes(a));
+    s->x = x;
+    return rc;
+}
+
 int acts_alloc(struct acts *a)
 {
-    const int64_t n = acts_floats(a);
-    int rc = a->spill ? scratch_map(&a->xf, n, a->spill) : sq_alloc(&a->xf, n);
+    int rc = stream_alloc(&a->xf, a);
     if (rc == 0)
-        rc = a->spill ? scratch_map(&a->xq, n, a->spill) : sq_alloc(&a->xq, n);
+        rc = stream_alloc(&a->xq, a);
     return rc < 0 ? sq_fail_in(rc, "activations of %" PRId64 " samples of %" PRId64 " tokens", a->samples,
                                a->tokens)
                   : 0;
@@ -76,8 +93,8 @@ out:
     return rc < 0 ? sq_fail_in(rc, "calibration tokens") : 0;
 }
 
-/* rows [first, first + n) of the embedding to the tokens that name them */
-static int scatter(struct acts *a, const char *rows, enum sq_dtype dtype, int64_t first, int64_t n)
+/* rows [first, first + n) of the embedding to the tokens that name them; wide has room for one */
+static int scatter(struct acts *a, float *wide, const char *rows, enum sq_dtype dtype, int64_t first, int64_t n)
 {
     const size_t row_bytes = (size_t)a->hidden * sq_dtype_size(dtype);
     struct sq_tensor row = SQ_TENSOR_INIT;
@@ -86,7 +103,8 @@ static int scatter(struct acts *a, const char *rows, enum sq_dtype dtype, int64_
         if (a->ids[i] < first || a->ids[i] >= first + n)
             continue;
         row.data = rows + (size_t)(a->ids[i] - first) * row_bytes;
-        rc = sq_tensor_to_f32(a->xf + i * a->hidden, &row);
+        rc = sq_tensor_to_f32(wide, &row);
+        sq_floats_put(sq_floats_from(a->xf, i * a->hidden), wide, a->hidden);
     }
     return rc;
 }
@@ -115,9 +133,11 @@ int acts_embed(struct acts *a, struct sq_stream *out, struct sq_stream *in, cons
 {
     enum sq_dtype dtype;
     char *piece = NULL;
+    float *wide = NULL;
     int rc;
     SQ_TRY(check_shape(&dtype, rec, cfg));
     SQ_TRY(acts_alloc(a));
+    SQ_TRY(sq_alloc(&wide, cfg->hidden));
     const int64_t row = cfg->hidden * (int64_t)sq_dtype_size(dtype), most = SQ_MAX(1, PIECE / row);
     SQ_TRY(sq_alloc(&piece, SQ_MIN(most, cfg->vocab) * row));
     if (out)
@@ -127,11 +147,12 @@ int acts_embed(struct acts *a, struct sq_stream *out, struct sq_stream *in, cons
         SQ_TRY(sq_stream_payload(in, piece, (size_t)(n * row)));
         if (out)
             SQ_TRY(sq_stream_put_data(out, piece, (size_t)(n * row)));
-        SQ_TRY(scatter(a, piece, dtype, first, n));
+        SQ_TRY(scatter(a, wide, piece, dtype, first, n));
     }
-    memcpy(a->xq, a->xf, (size_t)acts_floats(a) * sizeof(float));
+    memcpy(a->xq.x, a->xf.x, acts_bytes(a));
     a->embedded = true;
 out:
+    sq_free(wide);
     sq_free(piece);
     return rc;
 }

@@ -3,18 +3,22 @@
 #define SQ_ACTS_H
 
 #include "sq/config.h"
+#include "sq/op.h"
 #include "sq/stream.h"
 
 struct acts {
     int64_t samples, heldout, tokens, hidden;
     int32_t *ids;   /* [samples, tokens] */
-    float *xf, *xq; /* [samples, tokens, hidden], NULL before acts_alloc */
+    struct sq_floats xf, xq; /* [samples, tokens, hidden], their x NULL before acts_alloc */
     bool embedded;
     const char *spill; /* folder whose disk holds xf and xq; NULL: memory */
 };
 
+/* Streams as these operations want them: products that round their operands gain nothing from more bits. */
+void acts_type(struct acts *a, const struct sq_ops *ops);
 void acts_release(struct acts *a);
-int64_t acts_floats(const struct acts *a); /* in one stream */
+int64_t acts_count(const struct acts *a); /* numbers in one stream */
+size_t acts_bytes(const struct acts *a);  /* that one stream takes */
 int acts_alloc(struct acts *a) SQ_MUSTUSE;
 /* The tokens record: read, checked against the model, passed on. */
 int acts_tokens(struct acts *a, struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec,

@@ -33,21 +33,21 @@ int cursor_announce(struct sq_stream *out, const struct cursor *c, const struct 
 int cursor_write(struct sq_stream *out, const struct cursor *c, const struct acts *a,
                  const struct sq_ops *ops, const struct sq_hash *seen)
 {
-    const int64_t bytes = acts_floats(a) * (int64_t)sizeof(float);
+    const int64_t bytes = (int64_t)acts_bytes(a);
     char digest[SQ_HASH_TEXT];
     json_t *head = header(false, c, a, ops);
     int rc;
     sq_hash_text(digest, sq_hash_value(seen));
-    if (!head || json_object_set_new(head, "dtype", json_string("f32")) < 0 ||
+    if (!head || json_object_set_new(head, "dtype", json_string(sq_dtype_name(a->xf.type))) < 0 ||
         json_object_set_new(head, "same", json_boolean(c->same)) < 0 ||
         json_object_set_new(head, "digest", json_string(digest)) < 0) {
         rc = sq_fail(SQ_E_NOMEM, "no memory for a cursor record");
         goto out;
     }
     SQ_TRY(sq_stream_put_head(out, head, c->same ? bytes : 2 * bytes));
-    SQ_TRY(sq_stream_put_data(out, a->xf, (size_t)bytes));
+    SQ_TRY(sq_stream_put_data(out, a->xf.x, (size_t)bytes));
     if (!c->same)
-        SQ_TRY(sq_stream_put_data(out, a->xq, (size_t)bytes));
+        SQ_TRY(sq_stream_put_data(out, a->xq.x, (size_t)bytes));
 out:
     json_decref(head);
     return rc;
@@ -115,20 +115,23 @@ int cursor_matches(struct cursor *c, const json_t *head, const struct acts *a, c
 int cursor_read(struct acts *a, struct sq_stream *in, const struct sq_record *rec, const struct cursor *c,
                 const struct sq_hash *seen)
 {
-    const int64_t bytes = acts_floats(a) * (int64_t)sizeof(float);
+    const int64_t bytes = (int64_t)acts_bytes(a);
     char digest[SQ_HASH_TEXT];
-    const char *said;
+    const char *said, *dtype;
     struct cursor here;
     struct words w;
     int rc = parse(&here, &w, rec->head);
     if (rc == 0)
         rc = sq_json_str(&said, rec->head, "digest");
+    if (rc == 0)
+        rc = sq_json_str(&dtype, rec->head, "dtype");
     if (rc < 0)
         return rc;
     sq_hash_text(digest, sq_hash_value(seen));
     here.same = json_is_true(json_object_get(rec->head, "same"));
     if (here.layer != c->layer || here.float_layer != c->float_layer || here.scheme.rate != c->scheme.rate ||
-        rec->bytes != (here.same ? bytes : 2 * bytes) || strcmp(said, digest) != 0)
+        strcmp(dtype, sq_dtype_name(a->xf.type)) != 0 || rec->bytes != (here.same ? bytes : 2 * bytes) ||
+        strcmp(said, digest) != 0)
         return sq_fail(SQ_E_FORMAT,
                        "the cursor in front of layer %" PRId64
                        " does not belong to the tokens and layers before it; use "
@@ -136,8 +139,8 @@ int cursor_read(struct acts *a, struct sq_stream *in, const struct sq_record *re
                        here.layer);
     rc = acts_alloc(a);
     if (rc == 0)
-        rc = sq_stream_payload(in, a->xf, (size_t)bytes);
+        rc = sq_stream_payload(in, a->xf.x, (size_t)bytes);
     if (rc == 0 && here.same)
-        memcpy(a->xq, a->xf, (size_t)bytes);
-    return rc == 0 && !here.same ? sq_stream_payload(in, a->xq, (size_t)bytes) : rc;
+        memcpy(a->xq.x, a->xf.x, (size_t)bytes);
+    return rc == 0 && !here.same ? sq_stream_payload(in, a->xq.x, (size_t)bytes) : rc;
 }

@@ -2,21 +2,28 @@
 
 #include <math.h>
 
-static double square_norm(const float *x, int64_t n)
+enum { PIECE = 512 }; /* channels widened at a time */
+
+static double square_norm(struct sq_floats x, int64_t n)
 {
+    float wide[PIECE];
     double s = 0.0;
-    for (int64_t i = 0; i < n; i++)
-        s += (double)x[i] * (double)x[i];
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int64_t some = SQ_MIN(PIECE, n - at);
+        sq_floats_get(wide, sq_floats_from(x, at), some);
+        for (int64_t i = 0; i < some; i++)
+            s += (double)wide[i] * (double)wide[i];
+    }
     return s;
 }
 
-void sq_loss_weights(double *weight, enum sq_loss_kind kind, const float *t, int64_t tokens, int64_t train,
+void sq_loss_weights(double *weight, enum sq_loss_kind kind, struct sq_floats t, int64_t tokens, int64_t train,
                      int64_t hidden)
 {
     double sum = 0.0;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < tokens; i++)
-        weight[i] = square_norm(t + i * hidden, hidden);
+        weight[i] = square_norm(sq_floats_from(t, i * hidden), hidden);
     for (int64_t i = 0; i < train; i++)
         sum += weight[i];
     const double mean =
@@ -29,22 +36,32 @@ void sq_loss_weights(double *weight, enum sq_loss_kind kind, const float *t, int
     }
 }
 
+/* The squared error of n channels; dy (may be NULL) = slope times the error */
+static double square_error(float *dy, const float *y, struct sq_floats t, int64_t n, double slope)
+{
+    float wide[PIECE];
+    double sum = 0.0;
+    for (int64_t at = 0; at < n; at += PIECE) {
+        const int64_t some = SQ_MIN(PIECE, n - at);
+        sq_floats_get(wide, sq_floats_from(t, at), some);
+        for (int64_t i = 0; i < some; i++) {
+            const double d = (double)y[at + i] - (double)wide[i];
+            sum += d * d;
+            if (dy)
+                dy[at + i] = (float)(slope * d);
+        }
+    }
+    return sum;
+}
+
 /* One thread: two operations an element are nothing beside a layer's, and the order of the sum stays fixed.
  */
-double sq_loss_grad(float *dy, const float *y, const float *t, const double *weight, int64_t tokens,
+double sq_loss_grad(float *dy, const float *y, struct sq_floats t, const double *weight, int64_t tokens,
                     int64_t hidden, double scale)
 {
     double sum = 0.0;
-    for (int64_t i = 0; i < tokens; i++) {
-        const double slope = 2.0 * weight[i] * scale;
-        double token = 0.0;
-        for (int64_t c = i * hidden; c < (i + 1) * hidden; c++) {
-            const double d = (double)y[c] - (double)t[c];
-            token += d * d;
-            if (dy)
-                dy[c] = (float)(slope * d);
-        }
-        sum += weight[i] * token;
-    }
+    for (int64_t i = 0; i < tokens; i++)
+        sum += weight[i] * square_error(dy ? dy + i * hidden : NULL, y + i * hidden, sq_floats_from(t, i * hidden),
+                                        hidden, 2.0 * weight[i] * scale);
     return sum;
 }

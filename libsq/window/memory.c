@@ -18,7 +18,7 @@ static int64_t workspace(const struct sq_config *c, int64_t rows, int64_t tokens
 
 int64_t pass_spill_bytes(const struct pass *e)
 {
-    return acts_floats(&e->acts) * 2 * (int64_t)sizeof(float);
+    return 2 * (int64_t)acts_bytes(&e->acts);
 }
 
 /* a layer as it is held: its tensors, what was widened of them, its parameters and the guard's copy of them */

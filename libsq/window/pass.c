@@ -44,8 +44,10 @@ int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, st
                        .weight_at = -1,
                        .acts = {.spill = plan->spill}};
     int rc = sq_ops_get(&e->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
-    if (rc == 0)
+    if (rc == 0) {
+        acts_type(&e->acts, e->ops);
         rc = sq_hash_init(&e->seen);
+    }
     if (rc == 0 && tally->folder && !(e->made = folder_made(tally->folder)))
         rc = sq_fail(SQ_E_NOMEM, "no memory for what a window is made of");
     return rc;
@@ -286,7 +288,8 @@ static int float_layer(struct pass *e, int64_t index)
         SQ_TRY(sq_input_stats_new(&stats, &e->cfg));
     if (!e->replay) {
         SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
-        SQ_TRY(sq_trainer_float(e->trainer, a->xf + train * a->tokens * a->hidden, a->heldout, &h->w, NULL));
+        SQ_TRY(sq_trainer_float(e->trainer, sq_floats_from(a->xf, train * a->tokens * a->hidden), a->heldout, &h->w,
+                                NULL));
     }
     if (wanted)
         SQ_TRY(extend(e, h, index, search ? &stats : NULL));
@@ -422,7 +425,7 @@ static double work_ahead(const struct pass *e)
 static int note_input(struct pass *e)
 {
     const struct acts *a = &e->acts;
-    const size_t bytes = (size_t)acts_floats(a) * sizeof(float);
+    const size_t bytes = acts_bytes(a);
     char ids[SQ_HASH_TEXT], xf[SQ_HASH_TEXT], xq[SQ_HASH_TEXT], config[SQ_HASH_TEXT];
     json_t *model = NULL;
     char *text = NULL;
@@ -433,8 +436,8 @@ static int note_input(struct pass *e)
         SQ_TRY(sq_fail(SQ_E_NOMEM, "no memory for what a window is made of"));
     sq_hash_text(config, sq_hash_of(text, strlen(text)));
     sq_hash_text(ids, sq_hash_of(a->ids, (size_t)(a->samples * a->tokens) * sizeof *a->ids));
-    sq_hash_text(xf, sq_hash_of(a->xf, bytes));
-    sq_hash_text(xq, sq_hash_of(a->xq, bytes));
+    sq_hash_text(xf, sq_hash_of(a->xf.x, bytes));
+    sq_hash_text(xq, sq_hash_of(a->xq.x, bytes));
     SQ_TRY(made_note(e->made, "model", "%s", config));
     SQ_TRY(made_note(e->made, "samples", "%" PRId64 " of %" PRId64 " tokens, %" PRId64 " held out, %s", a->samples,
                        a->tokens, a->heldout, ids));

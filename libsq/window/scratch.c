@@ -34,20 +34,18 @@ int scratch_open(int *fd, const char *dir)
 }
 
 /* Space is reserved at once: a disk that fills up later would kill the program at some store. */
-int scratch_map(float **out, int64_t n, const char *dir)
+int scratch_map(char **out, size_t bytes, const char *dir)
 {
-    size_t size = 0;
+    const double megabytes = (double)bytes / 1e6;
     int fd = -1, rc;
     *out = NULL;
-    SQ_TRY(sq_mul_size(&size, (size_t)n, sizeof **out));
-    const int64_t bytes = (int64_t)size;
     SQ_TRY(scratch_open(&fd, dir));
-    const int failed = sq_fault(SQ_FAULT_WRITE) ? errno : posix_fallocate(fd, 0, bytes);
+    const int failed = sq_fault(SQ_FAULT_WRITE) ? errno : posix_fallocate(fd, 0, (off_t)bytes);
     if (failed)
-        SQ_TRY(sq_fail(SQ_E_IO, "no %.1f MB in folder '%s': %s", (double)bytes / 1e6, dir, strerror(failed)));
-    void *p = sq_fault(SQ_FAULT_OPEN) ? MAP_FAILED : mmap(NULL, (size_t)bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+        SQ_TRY(sq_fail(SQ_E_IO, "no %.1f MB in folder '%s': %s", megabytes, dir, strerror(failed)));
+    void *p = sq_fault(SQ_FAULT_OPEN) ? MAP_FAILED : mmap(NULL, bytes, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
     if (p == MAP_FAILED)
-        SQ_TRY(sq_fail(SQ_E_IO, "cannot map a file of %.1f MB in '%s': %s", (double)bytes / 1e6, dir, strerror(errno)));
+        SQ_TRY(sq_fail(SQ_E_IO, "cannot map a file of %.1f MB in '%s': %s", megabytes, dir, strerror(errno)));
     *out = p;
 out:
     if (fd >= 0)
@@ -55,8 +53,8 @@ out:
     return rc;
 }
 
-void scratch_unmap(float *x, int64_t n)
+void scratch_unmap(char *x, size_t bytes)
 {
     if (x)
-        munmap(x, (size_t)n * sizeof *x);
+        munmap(x, bytes);
 }

@@ -8,8 +8,8 @@
 const char *scratch_dir(const char *dir);
 /* An open file in scratch_dir(dir) that nobody else sees and that goes when it is closed. */
 int scratch_open(int *fd, const char *dir) SQ_MUSTUSE;
-/* n zeroed floats in such a file, its disk space reserved; for scratch_unmap(). */
-int scratch_map(float **out, int64_t n, const char *dir) SQ_MUSTUSE;
-void scratch_unmap(float *x, int64_t n);
+/* That many zeroed bytes in such a file, its disk space reserved; for scratch_unmap(). */
+int scratch_map(char **out, size_t bytes, const char *dir) SQ_MUSTUSE;
+void scratch_unmap(char *x, size_t bytes);
 
 #endif

@@ -30,6 +30,7 @@ int sq_stats_new(struct sq_stats_pass **out, const struct sq_config *cfg, const 
     SQ_TRY(sq_alloc(&p->acts.ids, n));
     memcpy(p->acts.ids, samples->id, (size_t)n * sizeof(*p->acts.ids));
     SQ_TRY(sq_ops_get(&p->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision));
+    acts_type(&p->acts, p->ops);
     SQ_TRY(sq_trainer_new(&p->trainer, cfg, p->ops, NULL, 1, SQ_MIN(BATCH, p->acts.samples), p->acts.tokens));
 out:
     if (rc < 0)

@@ -157,45 +157,53 @@ static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, 
     (void)sq_work_begin(before);
 }
 
-/* x through n folded layers batch by batch, in place */
-static int forward(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *block, int64_t n,
+/* x [batch,T,C] through n layers, in place */
+static int through(struct sq_trainer *t, float *x, int64_t batch, const struct sq_block *block, int64_t n,
                    const struct sq_run *run, struct sq_input_stats *stats)
 {
-    for (int64_t i = 0; i < samples; i += t->batch) {
-        const int64_t batch = SQ_MIN(t->batch, samples - i);
-        for (int64_t k = 0; k < n; k++) {
-            sq_block_forward(x + i * t->row, x + i * t->row, &block[k], run, batch, t->trace, stats);
-            const int rc = sq_stop_check();
-            if (rc < 0)
-                return rc;
-        }
+    int rc = 0;
+    for (int64_t k = 0; rc == 0 && k < n; k++) {
+        sq_block_forward(x, x, &block[k], run, batch, t->trace, stats);
+        rc = sq_stop_check();
     }
-    return 0;
+    return rc;
 }
 
-int sq_trainer_float(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *w,
+/* y = x through n layers, batch by batch; y may be x */
+static int forward(struct sq_trainer *t, struct sq_floats y, struct sq_floats x, int64_t samples,
+                   const struct sq_block *block, int64_t n, const struct sq_run *run, struct sq_input_stats *stats)
+{
+    int rc = 0;
+    for (int64_t i = 0; rc == 0 && i < samples; i += t->batch) {
+        const int64_t batch = SQ_MIN(t->batch, samples - i);
+        sq_floats_get(t->x[0], sq_floats_from(x, i * t->row), batch * t->row);
+        rc = through(t, t->x[0], batch, block, n, run, stats);
+        sq_floats_put(sq_floats_from(y, i * t->row), t->x[0], batch * t->row);
+    }
+    return rc;
+}
+
+int sq_trainer_float(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_block *w,
                      struct sq_input_stats *stats)
 {
     const struct sq_run run = run_of(t, NULL);
-    return forward(t, x, samples, w, 1, &run, stats);
+    return forward(t, x, x, samples, w, 1, &run, stats);
 }
 
-int sq_trainer_rounded(struct sq_trainer *t, float *x, int64_t samples, const struct sq_member *m,
+int sq_trainer_rounded(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_member *m,
                        const struct sq_scheme *s)
 {
     const struct sq_run run = run_of(t, s);
     fold(t, 0, m, s, false);
-    return forward(t, x, samples, t->folded, 1, &run, NULL);
+    return forward(t, x, x, samples, t->folded, 1, &run, NULL);
 }
 
-int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job *job)
+int sq_window_forward(struct sq_floats y, struct sq_trainer *t, const struct sq_window_job *job)
 {
     const struct sq_run run = run_of(t, &job->scheme);
     for (int64_t k = 0; k < job->n; k++)
         fold(t, k, &job->member[k], &job->scheme, false);
-    if (y != job->xq)
-        memcpy(y, job->xq, (size_t)(job->samples * t->row) * sizeof(*y));
-    return forward(t, y, job->samples, t->folded, job->n, &run, NULL);
+    return forward(t, y, job->xq, job->samples, t->folded, job->n, &run, NULL);
 }
 
 int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job, bool plain)
@@ -208,12 +216,12 @@ int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_
     for (int64_t i = 0, batch; i < job->samples; i += batch) {
         const int64_t end = i < train ? train : job->samples;
         batch = SQ_MIN(t->batch, end - i);
-        memcpy(t->x[0], job->xq + i * t->row, (size_t)(batch * t->row) * sizeof(float));
-        const int rc = forward(t, t->x[0], batch, t->folded, job->n, &run, NULL);
+        sq_floats_get(t->x[0], sq_floats_from(job->xq, i * t->row), batch * t->row);
+        const int rc = through(t, t->x[0], batch, t->folded, job->n, &run, NULL);
         if (rc < 0)
             return rc;
-        sum[i >= train] += sq_loss_grad(NULL, t->x[0], job->target + i * t->row, job->weight + i * t->tokens,
-                                        batch * t->tokens, t->cfg.hidden, 0.0);
+        sum[i >= train] += sq_loss_grad(NULL, t->x[0], sq_floats_from(job->target, i * t->row),
+                                        job->weight + i * t->tokens, batch * t->tokens, t->cfg.hidden, 0.0);
     }
     out->train = sum[0] / (double)SQ_MAX(train * t->tokens, 1);
     out->heldout = sum[1] / (double)SQ_MAX(job->heldout * t->tokens, 1);
@@ -275,7 +283,7 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
     float *const y = t->x[job->n];
     double loss = 0.0;
     for (int64_t i = 0; i < n; i++)
-        memcpy(t->x[0] + i * t->row, job->xq + pick[i] * t->row, (size_t)t->row * sizeof(float));
+        sq_floats_get(t->x[0] + i * t->row, sq_floats_from(job->xq, pick[i] * t->row), t->row);
     for (int64_t k = 0; k < job->n; k++) {
         if (sq_stopped())
             return NAN;
@@ -285,7 +293,7 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
             sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
     }
     for (int64_t i = 0; i < n; i++)
-        loss += sq_loss_grad(y + i * t->row, y + i * t->row, job->target + pick[i] * t->row,
+        loss += sq_loss_grad(y + i * t->row, y + i * t->row, sq_floats_from(job->target, pick[i] * t->row),
                              job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden, 1.0 / (double)(n * t->tokens));
     loss /= (double)(n * t->tokens);
     if (!isfinite(loss))

@@ -153,6 +153,37 @@ static void integers_beyond_64_bits_are_read_as_reals(void **state)
     assert_int_equal(sq_json_parse(&json, huge, sizeof huge - 1, "text"), SQ_E_FORMAT);
 }
 
+/* In pieces and whole, in either type, in place too: what is got is what was put, rounded once. */
+static void floats_come_back_rounded_once(void **state)
+{
+    (void)state;
+    enum { N = 3 * (1 << 15) + 77 };
+    float *x = malloc(N * sizeof *x), *y = malloc(N * sizeof *y);
+    struct sq_rng rng = sq_rng_init(3, SQ_RNG_TEST, 0, 0, 0, 0);
+    void *room = malloc(N * sizeof *x);
+    for (int i = 0; i < N; i++)
+        x[i] = (float)ldexp(sq_rng_uniform(&rng) - 0.5, i % 64 - 32);
+    x[5] = NAN;
+    for (enum sq_dtype type = SQ_F32; type <= SQ_BF16; type += SQ_BF16 - SQ_F32) {
+        const struct sq_floats a = {type, room};
+        sq_floats_put(a, x, 1000);
+        sq_floats_put(sq_floats_from(a, 1000), x + 1000, N - 1000);
+        sq_floats_get(y, a, N);
+        for (int i = 0; i < N; i++) {
+            const float want = type == SQ_F32 ? x[i] : sq_bf16_to_f32(sq_f32_to_bf16(x[i]));
+            assert_true(i == 5 ? isnan(y[i]) : y[i] == want);
+        }
+        sq_floats_get(y, sq_floats_from(a, N - 3), 3);
+        memcpy(room, x, N * sizeof *x);
+        sq_floats_round(room, type, N);
+        for (int i = 0; i < 3; i++)
+            assert_true(y[i] == ((float *)room)[N - 3 + i]);
+    }
+    free(room);
+    free(y);
+    free(x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -160,6 +191,7 @@ int main(void)
         cmocka_unit_test(sizes_that_overflow_are_refused),
         cmocka_unit_test(random_numbers_depend_on_their_key_only),
         cmocka_unit_test(half_floats_round_to_nearest_even),
+        cmocka_unit_test(floats_come_back_rounded_once),
         cmocka_unit_test(options_are_strict),
         cmocka_unit_test(integers_beyond_64_bits_are_read_as_reals),
     };

@@ -91,12 +91,12 @@ static void setup(struct fixture *f, const char *scheme, bool scaling, enum sq_l
         f->order[i] = (int64_t)order[i];
     free(order);
     f->weight = calloc(SAMPLES * TOKENS, sizeof *f->weight);
-    sq_loss_weights(f->weight, loss, f->target, SAMPLES * TOKENS, SAMPLES * TOKENS, CFG.hidden);
+    sq_loss_weights(f->weight, loss, (struct sq_floats){SQ_F32, f->target}, SAMPLES * TOKENS, SAMPLES * TOKENS, CFG.hidden);
     assert_int_equal(sq_trainer_new(&f->trainer, &CFG, f->ops, &f->job.scheme, LAYERS, BATCH, TOKENS), 0);
     f->job.member = f->member;
     f->job.n = LAYERS;
-    f->job.xq = f->xq;
-    f->job.target = f->target;
+    f->job.xq = (struct sq_floats){SQ_F32, f->xq};
+    f->job.target = (struct sq_floats){SQ_F32, f->target};
     f->job.weight = f->weight;
     f->job.samples = SAMPLES;
     f->job.batch = BATCH;
@@ -170,7 +170,7 @@ static void check_output(struct fixture *f, const struct golden *g, const struct
     int64_t n;
     double *want = golden_f64(g, "y", &n), worst = 0.0, size = 0.0;
     float *y = malloc((size_t)n * sizeof *y);
-    assert_int_equal(sq_window_forward(y, f->trainer, &f->job), 0);
+    assert_int_equal(sq_window_forward((struct sq_floats){SQ_F32, y}, f->trainer, &f->job), 0);
     for (int64_t i = 0; i < n; i++) {
         worst = fmax(worst, fabs((double)y[i] - want[i]));
         size = fmax(size, fabs(want[i]));
@@ -280,7 +280,9 @@ static void test_half(void **state)
 static void test_loss(void **state)
 {
     (void)state;
-    const float t[] = {3, 4, 0, 0, 6, 8}, y[] = {3, 5, 1, 0, 6, 8.5f};
+    float x[] = {3, 4, 0, 0, 6, 8};
+    const float y[] = {3, 5, 1, 0, 6, 8.5f};
+    const struct sq_floats t = {SQ_F32, x};
     double w[3];
     float dy[6];
     sq_loss_weights(w, SQ_LOSS_MSE, t, 3, 2, 2);

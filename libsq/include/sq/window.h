@@ -1,6 +1,7 @@
 /* sq/window.h - learning one window of layers (METHOD 3, 4): losses, training steps, the guard
  *
- * Shapes: N samples of T tokens of C channels, f32 [N,T,C]; the last `heldout` samples are only evaluated. */
+ * Shapes: N samples of T tokens of C channels, [N,T,C], which wait in f32 or bf16; the last `heldout` samples are only
+ * evaluated. */
 #ifndef SQ_WINDOW_H
 #define SQ_WINDOW_H
 
@@ -18,10 +19,10 @@ SQ_BEGIN_DECLS
 enum sq_loss_kind { SQ_LOSS_MSE, SQ_LOSS_TOKEN, SQ_LOSS_MIX };
 
 /* weight [tokens] for targets t [tokens, C]; the window's means are taken over the first `train` tokens. */
-void sq_loss_weights(double *weight, enum sq_loss_kind kind, const float *t, int64_t tokens, int64_t train,
+void sq_loss_weights(double *weight, enum sq_loss_kind kind, struct sq_floats t, int64_t tokens, int64_t train,
                      int64_t hidden);
 /* Sum of weight * |y - t|^2 over the tokens; dy (may be NULL, may be y) = its gradient times scale. */
-double sq_loss_grad(float *dy, const float *y, const float *t, const double *weight, int64_t tokens,
+double sq_loss_grad(float *dy, const float *y, struct sq_floats t, const double *weight, int64_t tokens,
                     int64_t hidden, double scale);
 
 /* ---- trainer ------------------------------------------------------------------------------
@@ -44,9 +45,9 @@ struct sq_member {
 
 /* x [N,T,C] through one layer, in place: as it is (stats, may be NULL, sums its inputs), or folded and
  * rounded at the scheme's rate. A signal stops it: SQ_E_IO. */
-int sq_trainer_float(struct sq_trainer *t, float *x, int64_t samples, const struct sq_block *w,
+int sq_trainer_float(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_block *w,
                      struct sq_input_stats *stats) SQ_MUSTUSE;
-int sq_trainer_rounded(struct sq_trainer *t, float *x, int64_t samples, const struct sq_member *m,
+int sq_trainer_rounded(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_member *m,
                        const struct sq_scheme *s) SQ_MUSTUSE;
 
 /* A window and what it learns from. All borrowed. */
@@ -54,7 +55,7 @@ struct sq_window_job {
     const struct sq_member *member;
     int64_t n;
     struct sq_scheme scheme; /* at the stage's rate */
-    const float *xq, *target;
+    struct sq_floats xq, target;
     const double *weight; /* [N,T], from sq_loss_weights */
     int64_t samples, heldout;
     /* training: steps take `batch` samples in this order and do not run over a multiple of `epoch` picks, so
@@ -76,8 +77,8 @@ int64_t sq_window_steps(const struct sq_window_job *job);
 /* Mean loss over all tokens; plain: as if no layer had parameters. */
 int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job,
                    bool plain) SQ_MUSTUSE;
-/* y [N,T,C] = the rounded window on xq (y == job->xq's array is allowed) */
-int sq_window_forward(float *y, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
+/* y [N,T,C] = the rounded window on xq */
+int sq_window_forward(struct sq_floats y, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
 /* Train with a fresh optimizer. 1: done; 0: a loss was not finite, parameters are as far as they came. */
 int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
 /* Gradients of all parameters (sq_param.grad) and the loss of one batch of samples, without an update. */
