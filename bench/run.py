@@ -129,8 +129,18 @@ def projections(r):
     r.say()
 
 
+def torch_steps(r, sizes):
+    """seconds of PyTorch's steps on windows of so many layers: {(size, peer): median}"""
+    out = {}
+    for size in sizes:
+        m = window.measure(window.options(f"--shape smollm2 --batch 3 --tokens 512 --layers {size}".split() +
+                                          ["--repeats", str((r.o.repeats + 1) // 2), "--steps", "1", "--peers", r.o.peers]))
+        out.update({(size, k): v for k, v in m["seconds"].items() if k.startswith("torch")})
+    return out
+
+
 def whole(r):
-    """A run from the first window to the last; PyTorch's time is that of its measured steps, times their number."""
+    """A run from the first window to the last; PyTorch's time is that of its steps, measured before and behind it, times their number."""
     r.say("## A whole run: 16 samples of 512, batch 3, 10 epochs, W2A16\n")
     if not r.o.model_given:
         r.say("skipped: --model names no model of SmolLM2's shape\n")
@@ -140,8 +150,13 @@ def whole(r):
         subprocess.run([f"{BUILD}/bin/sq-calib", "-q", "-t", os.path.join(HERE, "..", "examples", "tiny", "calib.txt"), "-n", "16", "-l", "512",
                         "--heldout", "0", "-o", f"{work}/calib.sq"], stdin=load.stdout, check=True)
         load.wait()
-        subprocess.run([f"{BUILD}/bin/sq-window", "-q", "-i", f"{work}/calib.sq", "-o", "/dev/null", "-s", "W2A16", "--epochs", "10", "--batch", "3",
-                        "--threads", str(os.cpu_count()), "--metrics", f"{work}/metrics"], check=True)
+        sq = [f"{BUILD}/bin/sq-window", "-q", "-i", f"{work}/calib.sq", "-s", "W2A16"]
+        plan = subprocess.run([*sq, "--plan"], check=True, capture_output=True, text=True).stdout
+        sizes = sorted({int(b) - int(a) + 1 for a, b in re.findall(r"(\d+)-(\d+)", plan)})
+        before = torch_steps(r, sizes)
+        subprocess.run([*sq, "-o", "/dev/null", "--epochs", "10", "--batch", "3", "--threads", str(os.cpu_count()), "--metrics", f"{work}/metrics"],
+                       check=True)
+        behind = torch_steps(r, sizes)
         lines = [json.loads(x) for x in open(f"{work}/metrics")]
     done, steps = next(x for x in lines if x["event"] == "done"), {}
     for x in lines:
@@ -149,18 +164,14 @@ def whole(r):
             size = x["last"] - x["first"] + 1
             steps[size] = steps.get(size, 0) + x["steps"]
     seconds = {"sq": sum(x["seconds"] for x in lines if x["event"] == "window")}
-    for size, n in sorted(steps.items()):
-        m = window.measure(window.options(f"--shape smollm2 --batch 3 --tokens 512 --layers {size}".split() +
-                                          ["--repeats", str(r.o.repeats), "--steps", "1", "--peers", r.o.peers]))
-        for k, v in m["seconds"].items():
-            if k.startswith("torch"):
-                seconds[k] = seconds.get(k, 0) + n * v
-    r.keep({"bench": "whole", "steps": steps, "seconds": seconds, "peak_bytes": done["peak_bytes"]})
+    for (size, peer), s in before.items():
+        seconds[peer] = seconds.get(peer, 0) + steps[size] * (s + behind[size, peer]) / 2
+    r.keep({"bench": "whole", "steps": steps, "seconds": seconds, "peak_bytes": done["peak_bytes"], "work": done["work"]})
     r.say(f"sq-window: {sum(steps.values())} steps on windows of {', '.join(f'{k} layers ({n})' for k, n in sorted(steps.items()))}, with the evaluations between "
-          f"them; at most {done['peak_bytes'] / 1e6:.0f} MB.\n")
+          f"them: {seconds['sq']:.0f} s, at most {done['peak_bytes'] / 1e6:.0f} MB.\n")
     for k in sorted(seconds):
         if k != "sq":
-            r.say(f"The same steps in {k}, from the medians of its steps: {seconds[k] / seconds['sq']:.2f} × the time.")
+            r.say(f"The same steps in {k}, from the medians of its steps before and behind: {seconds[k] / seconds['sq']:.2f} × the time.")
     r.say()
 
 
