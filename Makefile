@@ -42,7 +42,7 @@ HELPERS := $(patsubst tests/gen/%.c,$(B)/gen/%,$(sort $(wildcard tests/gen/*.c))
 # Vector flags only on kernel files: libsq/op/cpu/<op>_avx2.c and _avx512.c are picked at run time.
 $(B)/obj/libsq/op/cpu/%_avx2.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx2 -mfma -mf16c
 $(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
-$(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o $(B)/obj/libsq/tensor/dtype.o: CFLAGS_ALL += $(if $(SAN),,-O3)
+$(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o $(B)/obj/libsq/quant/fold_grad.o $(B)/obj/libsq/tensor/dtype.o: CFLAGS_ALL += $(if $(SAN),,-O3)
 $(B)/obj/libsq/op/cpu/%.o: CFLAGS_ALL += -Wno-psabi
 
 all: $(PROGS) $(LESSONS)
