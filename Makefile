@@ -40,10 +40,11 @@ LESSONS := $(patsubst examples/%.c,$(B)/examples/%,$(sort $(wildcard examples/*.
 HELPERS := $(patsubst tests/gen/%.c,$(B)/gen/%,$(sort $(wildcard tests/gen/*.c)))
 
 # Vector flags only on kernel files: libsq/op/cpu/<op>_avx2.c and _avx512.c are picked at run time.
-$(B)/obj/libsq/op/cpu/%_avx2.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx2 -mfma -mf16c
+# tests/ops/vec_wide_avx2.c is the source of the AVX-512 kernels in AVX2 registers, for the tests.
+$(B)/obj/libsq/op/cpu/%_avx2.o $(B)/obj/tests/ops/%_avx2.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx2 -mfma -mf16c
 $(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx512f -mavx512bw -mavx512vl -mavx512dq -mavx2 -mfma -mf16c
 $(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o $(B)/obj/libsq/quant/fold_grad.o $(B)/obj/libsq/tensor/dtype.o: CFLAGS_ALL += $(if $(SAN),,-O3)
-$(B)/obj/libsq/op/cpu/%.o: CFLAGS_ALL += -Wno-psabi
+$(B)/obj/libsq/op/cpu/%.o $(B)/obj/tests/ops/%_avx2.o: CFLAGS_ALL += -Wno-psabi
 
 all: $(PROGS) $(LESSONS)
 	$(Q)mkdir -p $(BUILD) && ln -sfn $(FLAVOUR)/bin $(BUILD)/bin
@@ -75,7 +76,9 @@ $(B)/examples/%: $(B)/obj/examples/%.o $(LIB)
 $(B)/tests/%: $(B)/obj/tests/%.o $(LIB)
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
-	$(Q)$(CC) $(LDFLAGS_ALL) $^ $(LIBS) -lcmocka -o $@
+	$(Q)$(CC) $(LDFLAGS_ALL) $(filter %.o,$^) $(LIB) $(LIBS) -lcmocka -o $@
+
+$(filter $(B)/tests/ops/%,$(UNIT)): $(B)/obj/tests/ops/vec_wide_avx2.o
 
 tests: $(UNIT) $(HELPERS)
 

@@ -2,8 +2,6 @@
 #include "sq/op.h"
 
 #include <pthread.h>
-#include <stdlib.h>
-#include <string.h>
 
 #include "cpu/cpu.h"
 #include "ref/ref.h"
@@ -49,21 +47,11 @@ static void fill_ref(void)
 
 static int fill_cpu(void)
 {
-    const char *isa = getenv("SQ_ISA");
-    enum sq_cpu_level level = SQ_CPU_LIBRARIES;
-    bool narrow = false;
+    enum sq_isa kernels, libraries;
+    int rc;
     if (have_cpu)
         return 0;
-    if (isa && strcmp(isa, "base") == 0)
-        level = SQ_CPU_BASE;
-    else if (isa && strcmp(isa, "vector") == 0)
-        level = SQ_CPU_VECTOR;
-    else if (isa && strcmp(isa, "avx2") == 0)
-        narrow = true;
-    else if (isa && *isa)
-        return sq_fail(SQ_E_ARG, "SQ_ISA is '%s', not base, vector or avx2", isa);
-    const int rc = sq_cpu_init(level, narrow);
-    if (rc < 0)
+    if ((rc = sq_isa_get(&kernels, &libraries)) < 0 || (rc = sq_cpu_init(sq_vec_of(kernels), libraries)) < 0)
         return rc;
     for (int p = 0; p < 2; p++)
         sq_cpu_fill(&tables[1][p]);

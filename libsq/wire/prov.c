@@ -1,23 +1,6 @@
 #include "wire.h"
 
-/* What the processor can do decides which kernels ran, and so the last bits of sums. */
-static const char *instruction_set(void)
-{
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw"))
-        return "avx512";
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return "avx2";
-    return "x86-64";
-#elif defined(__aarch64__)
-    return "aarch64";
-#else
-    return "generic";
-#endif
-}
-
-json_t *wire_provenance(const struct sq_app *app)
+json_t *wire_provenance(const struct sq_app *app, enum sq_isa kernels)
 {
     static const char *const backend[] = {"auto", "ref", "cpu"};
     static const char *const precision[] = {"bf16", "f32"};
@@ -31,5 +14,5 @@ json_t *wire_provenance(const struct sq_app *app)
     }
     return json_pack("{s:s, s:s, s:o, s:I, s:s, s:s, s:s}", "prog", app->prog, "version", SQ_VERSION, "argv",
                      argv, "seed", (json_int_t)app->seed, "backend", backend[app->backend], "precision",
-                     precision[app->precision], "isa", instruction_set());
+                     precision[app->precision], "isa", sq_isa_name(kernels));
 }

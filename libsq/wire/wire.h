@@ -3,6 +3,7 @@
 #define SQ_WIRE_H
 
 #include "sq/hash.h"
+#include "sq/isa.h"
 #include "sq/stream.h"
 
 enum {
@@ -135,7 +136,8 @@ void wire_write_abort(struct sq_stream *s, int code, const char *text);
 
 /* ---- prov.c ---- */
 
-/* A new reference: one entry of provenance for this program. */
-json_t *wire_provenance(const struct sq_app *app);
+/* A new reference: one entry of provenance for this program, with the kernels that it uses: they decide the last bits of
+ * sums. */
+json_t *wire_provenance(const struct sq_app *app, enum sq_isa kernels);
 
 #endif

@@ -156,12 +156,14 @@ int sq_stream_begin(struct sq_stream *out, struct sq_stream *in, const struct sq
     const json_t *past = in && !app->no_prov ? json_object_get(in->begin, "provenance") : NULL;
     json_t *prov = json_is_array(past) ? json_copy((json_t *)(uintptr_t)past) : json_array();
     json_t *head = NULL;
+    enum sq_isa kernels, libraries;
     int rc;
 
     SQ_TRY(wire_failed(out));
+    SQ_TRY(sq_isa_get(&kernels, &libraries));
     if (out->begun)
         SQ_TRY(sq_fail(SQ_E_ARG, "the stream has its begin record already"));
-    if (!app->no_prov && json_array_append_new(prov, wire_provenance(app)) < 0)
+    if (!app->no_prov && json_array_append_new(prov, wire_provenance(app, kernels)) < 0)
         SQ_TRY(sq_fail(SQ_E_NOMEM, "no memory for provenance"));
     head = json_pack("{s:s, s:s, s:[i, i], s:O}", "record", "begin", "magic", "sq", "version", WIRE_MAJOR,
                      WIRE_MINOR, "provenance", prov);

@@ -17,13 +17,14 @@ static void run_rmsnorm_in_place(const struct sq_ops *ops, struct buf *b, const 
 }
 
 static const int64_t row_sizes[][2] = {{0, 5},  {1, 1},  {1, 8},   {3, 7},    {5, 64},
-                                       {9, 65}, {4, 70}, {130, 257}, {601, 100}, {3, 13000}};
+                                       {9, 65}, {4, 70}, {130, 257}, {601, 100}, {3, 13000},
+                                       {2, 15}, {3, 16}, {2, 17},    {3, 33}};
 
 static void rmsnorm(void **state)
 {
     (void)state;
     for (int64_t s = 0; s < SQ_COUNT(row_sizes); s++)
-        for (int64_t gap = 0; gap < 3; gap++) {
+        for (int64_t gap = 0; gap < 1002; gap = gap < 2 ? gap + 1 : gap + 999) {
             const int64_t rows = row_sizes[s][0], n = row_sizes[s][1], z[] = {rows, n, n + gap, n + 2 * gap, 0};
             struct buf b[4];
             buf_new(&b[0], rows_size(rows, n, z[2]), FEW);
@@ -56,7 +57,7 @@ static void rmsnorm_gradient(void **state)
 {
     (void)state;
     for (int64_t s = 0; s < SQ_COUNT(row_sizes); s++)
-        for (int64_t gap = 0; gap < 3; gap++) {
+        for (int64_t gap = 0; gap < 1002; gap = gap < 2 ? gap + 1 : gap + 999) {
             const int64_t rows = row_sizes[s][0], n = row_sizes[s][1];
             const int64_t z[] = {rows, n, n + gap, n + 2 * gap, gap % 2};
             struct buf b[6];
@@ -114,7 +115,7 @@ static void rope(void **state)
         }
 }
 
-static const int64_t lengths[] = {0, 1, 7, 8, 9, 31, 1000, 4096, 4097, 70001};
+static const int64_t lengths[] = {0, 1, 7, 8, 9, 15, 16, 17, 31, 1000, 4096, 4097, 70001};
 
 static void gates(struct buf *b)
 {
@@ -235,7 +236,7 @@ static void bias(void **state)
 static void losses(void **state)
 {
     (void)state;
-    const int64_t sizes[][2] = {{0, 3}, {1, 1}, {3, 7}, {2, 8}, {5, 1001}, {40, 1030}};
+    const int64_t sizes[][2] = {{0, 3}, {1, 1}, {3, 7}, {2, 8}, {3, 16}, {2, 17}, {3, 31}, {5, 1001}, {40, 1030}};
     for (int64_t s = 0; s < SQ_COUNT(sizes); s++) {
         const int64_t rows = sizes[s][0], vocab = sizes[s][1];
         struct buf x, y;
@@ -256,14 +257,14 @@ static void losses(void **state)
         }
         for (int64_t i = 0; i < rows; i++)
             target[i] = (int32_t)(i * 7 % vocab);
-        for (int level = SQ_CPU_BASE - 1; level <= SQ_CPU_VECTOR; level++)
+        for (int level = -1; level < LEVELS; level = next_level(level))
             for (int threads = 1; threads <= 4; threads *= 2) {
-                const struct sq_ops *ops = level < SQ_CPU_BASE ? reference_ops() : level_ops((enum sq_cpu_level)level);
+                const struct sq_ops *ops = level_ops(level);
                 const int k = threads == 1 ? 1 : 2;
                 omp_set_num_threads(threads);
                 ops->nll(nll[k], x.init, target, rows, vocab);
                 ops->kl(kl[k], same[k], x.init, y.init, rows, vocab);
-                if (level < SQ_CPU_BASE) {
+                if (level < 0) {
                     memcpy(nll[0], nll[k], sizeof nll[0]);
                     memcpy(kl[0], kl[k], sizeof kl[0]);
                     memcpy(same[0], same[k], sizeof same[0]);
@@ -286,13 +287,16 @@ static void losses(void **state)
 static void nan_stays(void **state)
 {
     (void)state;
-    float gate[9] = {1, 2, 3, 4, 5, 6, 7, 8, 9}, up[9] = {1, 1, 1, 1, 1, 1, 1, 1, 1}, y[9];
-    for (int at = 0; at < 9; at++)
-        for (int level = SQ_CPU_BASE; level <= SQ_CPU_VECTOR; level++) {
+    enum { N = 21 };
+    float gate[N], up[N], y[N];
+    for (int i = 0; i < N; i++)
+        gate[i] = (float)i, up[i] = 1;
+    for (int at = 0; at < N; at++)
+        EACH_LEVEL(level) {
             const float keep = gate[at];
             gate[at] = untouched();
-            level_ops((enum sq_cpu_level)level)->swiglu(y, gate, up, 9);
-            for (int i = 0; i < 9; i++)
+            level_ops(level)->swiglu(y, gate, up, N);
+            for (int i = 0; i < N; i++)
                 assert_int_equal(isnan(y[i]) != 0, i == at);
             gate[at] = keep;
         }

@@ -8,9 +8,7 @@
  * met. Operations use omp_get_max_threads() threads where the work is large; they may be called from several threads
  * of a program, products and attention then take turns. Results do not depend on the number of threads; they do on the
  * instruction set and libraries, which `isa` names:
- *   SQ_ISA=base      in the environment: plain C, no vector kernels, no libraries
- *   SQ_ISA=vector    our vector kernels, no libraries
- *   SQ_ISA=avx2      nothing newer than AVX2; BLIS only if it chose a kernel for AVX2 (BLIS_ARCH_TYPE=haswell makes it)
+ *   SQ_ISA           in the environment: sq/isa.h
  *   BLIS_ARCH_TYPE   BLIS's own choice of a kernel set
  *   OMP_WAIT_POLICY=passive   no effect on results; kinder where several programs share the processors */
 #ifndef SQ_OP_H
@@ -110,8 +108,8 @@ struct sq_ops {
 };
 
 /* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is process-wide and
- * constant; SQ_ISA is read by the first call. SQ_E_UNSUP when a named backend cannot run here, SQ_E_ARG for an unknown
- * SQ_ISA, SQ_E_NOMEM without address space for the workspace. */
+ * constant; SQ_ISA is read by the first call. SQ_E_UNSUP when a named backend or SQ_ISA cannot run here, SQ_E_ARG for an
+ * unknown SQ_ISA, SQ_E_NOMEM without address space for the workspace. */
 int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision) SQ_MUSTUSE;
 
 SQ_END_DECLS

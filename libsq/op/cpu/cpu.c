@@ -10,25 +10,27 @@ struct sq_tile sq_tile;
 const char *sq_bf16_unit;
 bool sq_codes_unit;
 
-static const struct sq_vec *vectors(void)
+const struct sq_vec *sq_vec_of(enum sq_isa isa)
 {
 #if defined __x86_64__
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        return &sq_vec_avx2;
-#endif
+    static const struct sq_vec *const sets[] = {&sq_vec_base, &sq_vec_avx2, &sq_vec_avx512};
+    return sets[isa];
+#else
+    (void)isa;
     return &sq_vec_base;
+#endif
 }
 
-int sq_cpu_init(enum sq_cpu_level level, bool narrow)
+int sq_cpu_init(const struct sq_vec *vec, enum sq_isa libraries)
 {
     const int rc = sq_space_open();
     if (rc < 0)
         return rc;
-    sq_vec = level == SQ_CPU_BASE ? &sq_vec_base : vectors();
+    sq_vec = vec;
     /* A processor without vectors of ours may still have a kernel of BLIS's. */
-    if (level < SQ_CPU_LIBRARIES || sq_tile_blis(&sq_tile, narrow) < 0)
-        sq_tile = sq_vec->tile;
-    sq_codes_unit = level == SQ_CPU_LIBRARIES && sq_onednn_open(&sq_bf16_unit, narrow) == 0;
+    if (libraries == SQ_ISA_BASE || sq_tile_blis(&sq_tile, libraries) < 0)
+        sq_tile = vec->tile;
+    sq_codes_unit = libraries > SQ_ISA_BASE && sq_onednn_open(&sq_bf16_unit, libraries) == 0;
     if (!sq_codes_unit)
         sq_bf16_unit = NULL;
     return 0;
@@ -46,10 +48,8 @@ void sq_cpu_fill(struct sq_ops *ops)
     ops->attention = sq_attention_cpu;
     ops->attention_grad = sq_attention_grad_cpu;
     sq_rows_fill(ops);
-    if (sq_vec != &sq_vec_base) { /* the reference's bits, so nothing but time depends on this */
-        ops->rowquant = sq_rowquant_cpu;
-        ops->rowquant_grad = sq_rowquant_grad_cpu;
-        ops->rowquant_error = sq_rowquant_error_cpu;
-        ops->rowquant_encode = sq_rowquant_encode_cpu;
-    }
+    ops->rowquant = sq_rowquant_cpu;
+    ops->rowquant_grad = sq_rowquant_grad_cpu;
+    ops->rowquant_error = sq_rowquant_error_cpu;
+    ops->rowquant_encode = sq_rowquant_encode_cpu;
 }

@@ -7,6 +7,7 @@
 #ifndef SQ_OP_CPU_H
 #define SQ_OP_CPU_H
 
+#include "sq/isa.h"
 #include "sq/op.h"
 
 /* ---- products ---- */
@@ -23,7 +24,7 @@ struct sq_tile {
 /* ---- kernels of one instruction set ---- */
 
 struct sq_vec {
-    const char *name; /* "base", "avx2" */
+    const char *name; /* "base", "avx2", "avx512" */
     struct sq_tile tile;
 
     /* Panels of w vectors, one after the other: dst[i / w * w * k + p * w + i % w] = src[i * vs + p * ks] for the n
@@ -51,7 +52,7 @@ struct sq_vec {
     double (*kl)(uint8_t *same_top, const float *logits, const float *base, int64_t vocab);
 
     /* Scores of n keys (rows, ld apart) by m queries, transposed so that no sum runs across lanes; ld is a multiple
-     * of 8 and all arrays of queries have ld elements. Query i sees key r when r <= i + d; others become 0.
+     * of 16 and all arrays of queries have ld elements. Query i sees key r when r <= i + d; others become 0.
      * softmax: top, sum: running maximum of scale * s and sum of exp; s becomes exp(scale s - top), keep the factor
      * that brings earlier sums to the new maximum.
      * soften: s becomes p = exp(scale s - lse), ds becomes scale p (ds - delta). */
@@ -62,22 +63,33 @@ struct sq_vec {
     /* y[i] = a b[i]: rescaling of accumulated rows */
     void (*scale)(float *y, const float *x, float a, int64_t n);
     float (*dot)(const float *a, const float *b, int64_t n);
+
+    /* As in sq/rowquant.h, with the reference's bits. */
+    void (*rowquant)(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
+                     int64_t cols);
+    void (*rowquant_grad)(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
+                          const float *u, const float *l, int64_t rows, int64_t cols);
+    void (*rowquant_encode)(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
+                            const float *l, int64_t rows, int64_t cols);
+    void (*rowquant_error)(double *err, const float *z, const float *weight, const struct sq_rowq *p,
+                           const float *scale, const float *zero, int64_t tries, int64_t n);
 };
 
 enum { SQ_STRIP = 64 };
 
 extern const struct sq_vec sq_vec_base;
 #if defined __x86_64__
-extern const struct sq_vec sq_vec_avx2;
+extern const struct sq_vec sq_vec_avx2, sq_vec_avx512;
 #endif
+const struct sq_vec *sq_vec_of(enum sq_isa isa);
 
-/* BLIS's own micro-kernel for this processor; SQ_E_UNSUP when its shape cannot be used, it was not built in, or, with
- * narrow, it is not one for AVX2. */
-int sq_tile_blis(struct sq_tile *out, bool narrow) SQ_MUSTUSE;
+/* BLIS's own micro-kernel for this processor; SQ_E_UNSUP when its shape cannot be used, it was not built in, or it needs
+ * more than `most`. */
+int sq_tile_blis(struct sq_tile *out, enum sq_isa most) SQ_MUSTUSE;
 
 /* oneDNN's products. *unit: the processor's unit for bf16 products that it would use ("dnnl-amx", "dnnl-bf16"), or NULL.
- * narrow: nothing beyond AVX2, which holds for the process. SQ_E_UNSUP when it was not built in. */
-int sq_onednn_open(const char **unit, bool narrow) SQ_MUSTUSE;
+ * Nothing beyond `most`, which holds for the process. SQ_E_UNSUP when it was not built in. */
+int sq_onednn_open(const char **unit, enum sq_isa most) SQ_MUSTUSE;
 /* As gemm with operands rounded to bf16, or, for tests, not. SQ_E_UNSUP, with C as it was, when the library
  * refuses. The caller holds the workspace's lock. */
 int sq_gemm_onednn(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
@@ -90,16 +102,14 @@ int sq_gemm_codes_onednn(int32_t *c, int64_t ldc, const uint8_t *a, int64_t lda,
 
 /* ---- what is in force; set once by sq_cpu_init, changed by tests only ---- */
 
-enum sq_cpu_level { SQ_CPU_BASE, SQ_CPU_VECTOR, SQ_CPU_LIBRARIES };
-
 extern const struct sq_vec *sq_vec;
 extern struct sq_tile sq_tile;
 extern const char *sq_bf16_unit; /* that oneDNN uses for rounded operands; NULL: they go through sq_tile */
 extern bool sq_codes_unit;       /* oneDNN multiplies codes */
 
-/* Reserve workspace, choose kernels: plain ones, the processor's vectors, or these with BLIS and oneDNN; narrow: as on a
- * processor that has AVX2 and nothing newer. What is not there is left out. */
-int sq_cpu_init(enum sq_cpu_level level, bool narrow) SQ_MUSTUSE;
+/* Reserve workspace, put these kernels in force, with BLIS and oneDNN as far as `libraries` lets them go (SQ_ISA_BASE:
+ * none) and they are there. */
+int sq_cpu_init(const struct sq_vec *vec, enum sq_isa libraries) SQ_MUSTUSE;
 /* Override the entries of a table that is filled with the reference. */
 void sq_cpu_fill(struct sq_ops *ops);
 

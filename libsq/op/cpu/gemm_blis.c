@@ -37,15 +37,18 @@ static void by_columns(float *c, int64_t ldc, const float *a, const float *b, in
     multiply(c, 1, ldc, b, a, n, m, k, add);
 }
 
-static bool for_avx2(arch_t id)
+/* What a kernel set is made for; of most sets that is not known here. */
+static enum sq_isa needs(arch_t id)
 {
-    return id == BLIS_ARCH_HASWELL || id == BLIS_ARCH_ZEN || id == BLIS_ARCH_ZEN2 || id == BLIS_ARCH_ZEN3;
+    if (id == BLIS_ARCH_HASWELL || id == BLIS_ARCH_ZEN || id == BLIS_ARCH_ZEN2 || id == BLIS_ARCH_ZEN3)
+        return SQ_ISA_AVX2;
+    return id == BLIS_ARCH_SKX ? SQ_ISA_AVX512 : SQ_ISA_ANY;
 }
 
-int sq_tile_blis(struct sq_tile *out, bool narrow)
+int sq_tile_blis(struct sq_tile *out, enum sq_isa most)
 {
     bli_init();
-    if (narrow && !for_avx2(bli_arch_query_id()))
+    if (needs(bli_arch_query_id()) > most)
         return sq_fail(SQ_E_UNSUP, "blis chose its kernels for %s", bli_arch_string(bli_arch_query_id()));
     context = bli_gks_query_cntx();
     const void_fp found = bli_cntx_get_l3_nat_ukr_dt(BLIS_FLOAT, BLIS_GEMM_UKR, context);
@@ -64,9 +67,9 @@ int sq_tile_blis(struct sq_tile *out, bool narrow)
     return 0;
 }
 #else
-int sq_tile_blis(struct sq_tile *out, bool narrow)
+int sq_tile_blis(struct sq_tile *out, enum sq_isa most)
 {
-    (void)out, (void)narrow;
+    (void)out, (void)most;
     return sq_fail(SQ_E_UNSUP, "this program was built without blis");
 }
 #endif

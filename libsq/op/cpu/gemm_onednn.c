@@ -319,11 +319,11 @@ static bool run(const struct plan *p, const struct call *v)
     return !failed;
 }
 
-int sq_onednn_open(const char **unit, bool narrow)
+int sq_onednn_open(const char **unit, enum sq_isa most)
 {
     *unit = NULL;
-    if (narrow)
-        (void)dnnl_set_max_cpu_isa(dnnl_cpu_isa_avx2); /* refused after first use; then *unit says what is in force */
+    if (most < SQ_ISA_ANY) /* refused after first use; then *unit says what is in force */
+        (void)dnnl_set_max_cpu_isa(most == SQ_ISA_AVX2 ? dnnl_cpu_isa_avx2 : dnnl_cpu_isa_avx512_core);
     if (!engine && dnnl_engine_create(&engine, dnnl_cpu, 0) != dnnl_success)
         return sq_fail(SQ_E_UNSUP, "onednn has no engine for this processor");
     const unsigned isa = (unsigned)dnnl_get_effective_cpu_isa();
@@ -383,9 +383,9 @@ int sq_gemm_codes_onednn(int32_t *c, int64_t ldc, const uint8_t *a, int64_t lda,
     return multiply(c, a, b, &key, false);
 }
 #else
-int sq_onednn_open(const char **unit, bool narrow)
+int sq_onednn_open(const char **unit, enum sq_isa most)
 {
-    (void)narrow;
+    (void)most;
     *unit = NULL;
     return sq_fail(SQ_E_UNSUP, "this program was built without onednn 2");
 }

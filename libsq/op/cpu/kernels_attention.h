@@ -4,7 +4,7 @@
 #include "cpu.h"
 #include "vec.h"
 
-/* Of n keys: how many are seen by every query from i on, and (*some) by at least one of the 8 queries from i on. */
+/* Of n keys: how many are seen by every query from i on, and (*some) by at least one of the LANES queries from i on. */
 static inline int64_t seen_by_all(int64_t *some, int64_t n, int64_t i, int64_t d)
 {
     *some = SQ_MAX(SQ_MIN(n, i + LANES + d), 0);
@@ -12,38 +12,37 @@ static inline int64_t seen_by_all(int64_t *some, int64_t n, int64_t i, int64_t d
 }
 
 /* lanes whose query sees key r */
-VEC_INLINE v8i sees(int64_t r, int64_t i, int64_t d)
+VEC_INLINE vi sees(int64_t r, int64_t i, int64_t d)
 {
-    const int32_t first = (int32_t)(r - i - d);
-    return (v8i){0, 1, 2, 3, 4, 5, 6, 7} >= (v8i){first, first, first, first, first, first, first, first};
+    return (vi)COUNTED >= iset((int32_t)(r - i - d));
 }
 
 static void softmax(float *s, int64_t ld, int64_t n, int64_t m, int64_t d, float factor, float *top, float *sum,
                     float *keep)
 {
-    const v8f f = vset(factor), zero = vset(0);
+    const vf f = vset(factor), zero = vset(0);
     for (int64_t i = 0; i < m; i += LANES) {
         int64_t some, r = 0;
         const int64_t all = seen_by_all(&some, n, i, d);
-        const v8f old = vload(top + i);
-        v8f max = old, acc = zero;
+        const vf old = vload(top + i);
+        vf max = old, acc = zero;
         for (; r < all; r++)
             max = vmax(vload(s + r * ld + i) * f, max);
         for (; r < some; r++)
             max = vmax(vselect(sees(r, i, d), vload(s + r * ld + i) * f, max), max);
         for (r = 0; r < all; r++) {
-            const v8f p = vexp(vload(s + r * ld + i) * f - max);
+            const vf p = vexp(vload(s + r * ld + i) * f - max);
             vstore(s + r * ld + i, p);
             acc += p;
         }
         for (; r < some; r++) {
-            const v8f p = vselect(sees(r, i, d), vexp(vload(s + r * ld + i) * f - max), zero);
+            const vf p = vselect(sees(r, i, d), vexp(vload(s + r * ld + i) * f - max), zero);
             vstore(s + r * ld + i, p);
             acc += p;
         }
         for (; r < n; r++)
             vstore(s + r * ld + i, zero);
-        const v8f k = vexp(old - max);
+        const vf k = vexp(old - max);
         vstore(keep + i, k);
         vstore(sum + i, vfma(vload(sum + i), k, acc));
         vstore(top + i, max);
@@ -53,19 +52,19 @@ static void softmax(float *s, int64_t ld, int64_t n, int64_t m, int64_t d, float
 static void soften(float *s, float *ds, int64_t ld, int64_t n, int64_t m, int64_t d, float factor, const float *lse,
                    const float *delta)
 {
-    const v8f f = vset(factor), zero = vset(0);
+    const vf f = vset(factor), zero = vset(0);
     for (int64_t i = 0; i < m; i += LANES) {
         int64_t some, r = 0;
         const int64_t all = seen_by_all(&some, n, i, d);
-        const v8f l = vload(lse + i), mean = vload(delta + i);
+        const vf l = vload(lse + i), mean = vload(delta + i);
         for (; r < all; r++) {
-            const v8f p = vexp(vload(s + r * ld + i) * f - l);
+            const vf p = vexp(vload(s + r * ld + i) * f - l);
             vstore(s + r * ld + i, p);
             vstore(ds + r * ld + i, p * f * (vload(ds + r * ld + i) - mean));
         }
         for (; r < some; r++) {
-            const v8i m1 = sees(r, i, d);
-            const v8f p = vselect(m1, vexp(vload(s + r * ld + i) * f - l), zero);
+            const vi m1 = sees(r, i, d);
+            const vf p = vselect(m1, vexp(vload(s + r * ld + i) * f - l), zero);
             vstore(s + r * ld + i, p);
             vstore(ds + r * ld + i, vselect(m1, p * f * (vload(ds + r * ld + i) - mean), zero));
         }

@@ -2,8 +2,11 @@
 #include "cpu.h"
 #include "vec.h"
 
-/* AVX2 has 16 registers of 8 floats: 6 x 2 sums, 2 of b, 1 of a. SSE2 has 16 of 4: 4 x 2 sums. */
-#ifdef __AVX2__
+/* AVX-512 has 32 registers of 16 floats: 12 x 2 sums, 2 of b; a is read by the multiplication. AVX2 has 16 of 8: 6 x 2 sums,
+ * 2 of b, 1 of a. SSE2 has 16 of 4: 4 x 2 sums. */
+#if LANES == 16
+enum { TILE_ROWS = 12, TILE_VECS = 2 };
+#elif defined __AVX2__
 enum { TILE_ROWS = 6, TILE_VECS = 2 };
 #else
 enum { TILE_ROWS = 4, TILE_VECS = 1 };
@@ -12,19 +15,19 @@ enum { TILE_ROWS = 4, TILE_VECS = 1 };
 static void tile_mul(float *c, int64_t ldc, const float *a, const float *b, int64_t m, int64_t n, int64_t k, bool add)
 {
     enum { COLS = TILE_VECS * LANES };
-    v8f sum[TILE_ROWS][TILE_VECS] = {{{0}}};
+    vf sum[TILE_ROWS][TILE_VECS] = {{{0}}};
     for (int64_t p = 0; p < k; p++, a += TILE_ROWS, b += COLS) {
-        v8f bp[TILE_VECS];
+        vf bp[TILE_VECS];
 #pragma GCC unroll 2
         for (int j = 0; j < TILE_VECS; j++)
             bp[j] = vload(b + j * LANES);
-#pragma GCC unroll 6
+#pragma GCC unroll 12
         for (int i = 0; i < TILE_ROWS; i++)
 #pragma GCC unroll 2
             for (int j = 0; j < TILE_VECS; j++)
                 sum[i][j] = vfma(vset(a[i]), bp[j], sum[i][j]);
     }
-#pragma GCC unroll 6
+#pragma GCC unroll 12
     for (int i = 0; i < TILE_ROWS; i++) {
 #pragma GCC unroll 2
         for (int j = 0; j < TILE_VECS; j++) {
@@ -39,7 +42,7 @@ static void tile_mul(float *c, int64_t ldc, const float *a, const float *b, int6
 }
 
 /* the first n lanes; n is a constant where this is called */
-VEC_INLINE void store_lanes(float *p, v8f v, int64_t n)
+VEC_INLINE void store_lanes(float *p, vf v, int64_t n)
 {
     float t[LANES];
     if (n == LANES) {
@@ -47,47 +50,58 @@ VEC_INLINE void store_lanes(float *p, v8f v, int64_t n)
         return;
     }
     vstore(t, v);
-    if (n >= 4)
-        memcpy(p, t, 4 * sizeof *t);
+    if (n & 8)
+        memcpy(p, t, 8 * sizeof *t);
+    if (n & 4)
+        memcpy(p + (n & 8), t + (n & 8), 4 * sizeof *t);
     if (n & 2)
-        memcpy(p + (n & 4), t + (n & 4), 2 * sizeof *t);
+        memcpy(p + (n & 12), t + (n & 12), 2 * sizeof *t);
     if (n & 1)
         p[n - 1] = t[n - 1];
 }
 
-VEC_INLINE v8f rounded(v8f v, bool round)
+VEC_INLINE vf rounded(vf v, bool round)
 {
     return round ? vround_bf16(v) : v;
 }
 
-VEC_INLINE void transpose(v8f r[LANES])
+VEC_INLINE void transpose(vf r[LANES])
 {
-    v8f t[LANES], u[LANES];
+    vf t[LANES], u[LANES];
     for (int i = 0; i < LANES; i += 2) {
-        t[i] = __builtin_shufflevector(r[i], r[i + 1], 0, 8, 1, 9, 4, 12, 5, 13);
-        t[i + 1] = __builtin_shufflevector(r[i], r[i + 1], 2, 10, 3, 11, 6, 14, 7, 15);
+        t[i] = EVERY4(r[i], r[i + 1], 0, 4, 1, 5);
+        t[i + 1] = EVERY4(r[i], r[i + 1], 2, 6, 3, 7);
     }
     for (int i = 0; i < LANES; i += 4)
         for (int j = 0; j < 2; j++) {
-            u[i + 2 * j] = __builtin_shufflevector(t[i + j], t[i + j + 2], 0, 1, 8, 9, 4, 5, 12, 13);
-            u[i + 2 * j + 1] = __builtin_shufflevector(t[i + j], t[i + j + 2], 2, 3, 10, 11, 6, 7, 14, 15);
+            u[i + 2 * j] = EVERY4(t[i + j], t[i + j + 2], 0, 1, 4, 5);
+            u[i + 2 * j + 1] = EVERY4(t[i + j], t[i + j + 2], 2, 3, 6, 7);
         }
     for (int i = 0; i < 4; i++) {
-        r[i] = __builtin_shufflevector(u[i], u[i + 4], 0, 1, 2, 3, 8, 9, 10, 11);
-        r[i + 4] = __builtin_shufflevector(u[i], u[i + 4], 4, 5, 6, 7, 12, 13, 14, 15);
+#if LANES == 16
+        const vf a = FOURS(u[i], u[i + 4], 0, 1, 4, 5), b = FOURS(u[i], u[i + 4], 2, 3, 6, 7);
+        const vf c = FOURS(u[i + 8], u[i + 12], 0, 1, 4, 5), d = FOURS(u[i + 8], u[i + 12], 2, 3, 6, 7);
+        r[i] = FOURS(a, c, 0, 2, 4, 6);
+        r[i + 4] = FOURS(a, c, 1, 3, 5, 7);
+        r[i + 8] = FOURS(b, d, 0, 2, 4, 6);
+        r[i + 12] = FOURS(b, d, 1, 3, 5, 7);
+#else
+        r[i] = FOURS(u[i], u[i + 4], 0, 2);
+        r[i + 4] = FOURS(u[i], u[i + 4], 1, 3);
+#endif
     }
 }
 
-/* `lanes` vectors whose elements lie side by side: 8 x 8 transposes; those at valid and after are zeros */
+/* `lanes` vectors whose elements lie side by side: square transposes; those at valid and after are zeros */
 VEC_INLINE void pack_lanes(float *dst, int64_t w, int64_t lanes, const float *src, int64_t vs, int64_t valid, int64_t k,
                            bool round)
 {
     for (int64_t p = 0; p < k; p += LANES) {
         const int64_t some = SQ_MIN(k - p, LANES);
-        v8f r[LANES];
+        vf r[LANES];
         for (int i = 0; i < LANES; i++) {
             const float *from = src + i * vs + p;
-            r[i] = i >= valid ? vset(0) : rounded(some == LANES ? vload(from) : vload_n(from, some), round);
+            r[i] = i >= lanes || i >= valid ? vset(0) : rounded(some == LANES ? vload(from) : vload_n(from, some), round);
         }
         transpose(r);
         if (some == LANES)
@@ -116,7 +130,7 @@ VEC_INLINE void pack_along(float *dst, int64_t w, const float *src, int64_t ks, 
             for (int64_t j = 0; j < w; j += LANES) {
                 const int64_t valid = SQ_MAX(SQ_MIN(n - i - j, LANES), 0);
                 const float *from = src + p * ks + i + j;
-                const v8f v = valid == LANES ? vload(from) : valid > 0 ? vload_n(from, valid) : vset(0);
+                const vf v = valid == LANES ? vload(from) : valid > 0 ? vload_n(from, valid) : vset(0);
                 store_lanes(dst + i * k + p * w + j, rounded(v, round), SQ_MIN(w - j, LANES));
             }
 }

@@ -4,37 +4,14 @@
 #include "cpu.h"
 #include "vec.h"
 
-/* for (whole vectors) body(i, LANES); then once body(i, rest). A macro, so that the body sees constants. */
-#define EACH(n, body)                                         \
-    do {                                                      \
-        int64_t at_ = 0;                                      \
-        for (; at_ + LANES <= (n); at_ += LANES)              \
-            body(at_, LANES);                                 \
-        if (at_ < (n))                                        \
-            body(at_, (n) - at_);                             \
-    } while (0)
-
-VEC_INLINE v8f get(const float *p, int64_t n)
-{
-    return n == LANES ? vload(p) : vload_n(p, n);
-}
-
-VEC_INLINE void put(float *p, v8f v, int64_t n)
-{
-    if (n == LANES)
-        vstore(p, v);
-    else
-        vstore_n(p, v, n);
-}
-
 static void rmsnorm(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
                     int64_t rows, int64_t n)
 {
     for (int64_t t = 0; t < rows; t++, x += ldx, y += ldy) {
-        v4d acc[2] = {{0}, {0}};
+        vd acc[2] = {{0}, {0}};
 #define SQUARE(i, c)                    \
     do {                                \
-        const v8f v_ = get(x + (i), c); \
+        const vf v_ = get(x + (i), c); \
         vdot(acc, v_, v_);              \
     } while (0)
         EACH(n, SQUARE);
@@ -49,11 +26,11 @@ static void rmsnorm_dx(float *dx, int64_t lddx, bool add, const float *dy, int64
                        const float *rrms, const float *gain, int64_t rows, int64_t n)
 {
     for (int64_t t = 0; t < rows; t++, x += ldx, dy += lddy, dx += lddx) {
-        v4d acc[2] = {{0}, {0}};
+        vd acc[2] = {{0}, {0}};
 #define DOT(i, c) vdot(acc, get(gain + (i), c) * get(dy + (i), c), get(x + (i), c))
         EACH(n, DOT);
         const double r = (double)rrms[t];
-        const v8f vr = vset((float)r), f = vset((float)(-r * r * r * dsum(acc[0] + acc[1]) / (double)n));
+        const vf vr = vset((float)r), f = vset((float)(-r * r * r * dsum(acc[0] + acc[1]) / (double)n));
 #define VALUE(i, c) vfma(vr *get(gain + (i), c), get(dy + (i), c), f * get(x + (i), c))
 #define STORE(i, c) put(dx + (i), VALUE(i, c), c)
 #define STORE_ADD(i, c) put(dx + (i), get(dx + (i), c) + VALUE(i, c), c)
@@ -67,20 +44,20 @@ static void rmsnorm_dx(float *dx, int64_t lddx, bool add, const float *dy, int64
 static void column_sums(float *out, const float *dy, int64_t lddy, const float *x, int64_t ldx, const float *r,
                         int64_t rows, int64_t n)
 {
-    v4d acc[SQ_STRIP / 4] = {{0}};
+    vd acc[SQ_STRIP / HALF] = {{0}};
     for (int64_t t = 0; t < rows; t++) {
 #define SUM(i, c)                                                         \
     do {                                                                  \
-        v8f v_ = get(dy + t * lddy + (i), c);                             \
+        vf v_ = get(dy + t * lddy + (i), c);                             \
         if (x)                                                            \
             v_ = v_ * get(x + t * ldx + (i), c) * vset(r[t]);             \
-        acc[(i) / 4] += vlow(v_);                                         \
-        acc[(i) / 4 + 1] += vhigh(v_);                                    \
+        acc[(i) / HALF] += vlow(v_);                                      \
+        acc[(i) / HALF + 1] += vhigh(v_);                                 \
     } while (0)
         EACH(n, SUM);
     }
     for (int64_t i = 0; i < n; i++)
-        out[i] = (float)((double)out[i] + acc[i / 4][i % 4]);
+        out[i] = (float)((double)out[i] + acc[i / HALF][i % HALF]);
 }
 
 static void rope(float *x, const float *cos, const float *sin, int64_t first, int64_t rows, int64_t tokens,
@@ -93,9 +70,9 @@ static void rope(float *x, const float *cos, const float *sin, int64_t first, in
             const float *ct = cos + t % tokens * half, *st = sin + t % tokens * half;
 #define TURN(i, c)                                                        \
     do {                                                                  \
-        const v8f co_ = get(ct + (i), c), si_ = get(st + (i), c);         \
-        const v8f s_ = inverse ? -si_ : si_;                              \
-        const v8f u_ = get(a + (i), c), w_ = get(b + (i), c);             \
+        const vf co_ = get(ct + (i), c), si_ = get(st + (i), c);         \
+        const vf s_ = inverse ? -si_ : si_;                              \
+        const vf u_ = get(a + (i), c), w_ = get(b + (i), c);             \
         put(a + (i), vfma(u_, co_, -w_ * s_), c);                         \
         put(b + (i), vfma(w_, co_, u_ * s_), c);                          \
     } while (0)
@@ -103,7 +80,7 @@ static void rope(float *x, const float *cos, const float *sin, int64_t first, in
         }
 }
 
-VEC_INLINE v8f sigmoid(v8f x)
+VEC_INLINE vf sigmoid(vf x)
 {
     return vset(1) / (vset(1) + vexp(-x));
 }
@@ -112,7 +89,7 @@ static void swiglu(float *y, const float *gate, const float *up, int64_t n)
 {
 #define SWIGLU(i, c)                                                      \
     do {                                                                  \
-        const v8f g_ = get(gate + (i), c);                                \
+        const vf g_ = get(gate + (i), c);                                \
         put(y + (i), g_ * sigmoid(g_) * get(up + (i), c), c);             \
     } while (0)
     EACH(n, SWIGLU);
@@ -122,8 +99,8 @@ static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *
 {
 #define SWIGLU_GRAD(i, c)                                                             \
     do {                                                                              \
-        const v8f g_ = get(gate + (i), c), u_ = get(up + (i), c), d_ = get(dy + (i), c); \
-        const v8f s_ = sigmoid(g_), y_ = g_ * s_;                                     \
+        const vf g_ = get(gate + (i), c), u_ = get(up + (i), c), d_ = get(dy + (i), c); \
+        const vf s_ = sigmoid(g_), y_ = g_ * s_;                                     \
         put(dgate + (i), d_ * u_ * vfma(y_, vset(1) - s_, s_), c);                    \
         put(dup + (i), d_ * y_, c);                                                   \
     } while (0)
@@ -144,7 +121,7 @@ static void scale(float *y, const float *x, float a, int64_t n)
 
 static float dot(const float *a, const float *b, int64_t n)
 {
-    v4d acc[2] = {{0}, {0}};
+    vd acc[2] = {{0}, {0}};
 #define PRODUCT(i, c) vdot(acc, get(a + (i), c), get(b + (i), c))
     EACH(n, PRODUCT);
     return (float)dsum(acc[0] + acc[1]);
@@ -152,13 +129,13 @@ static float dot(const float *a, const float *b, int64_t n)
 
 static void adamw(float *x, float *m, float *v, const float *g, int64_t n, double root2, double rate)
 {
-    const v8f b1 = vset(0.9f), b2 = vset(0.999f), c1 = vset((float)(1 - 0.9)), c2 = vset((float)(1 - 0.999));
-    const v8f inv = vset((float)(1 / root2)), step = vset((float)rate);
+    const vf b1 = vset(0.9f), b2 = vset(0.999f), c1 = vset((float)(1 - 0.9)), c2 = vset((float)(1 - 0.999));
+    const vf inv = vset((float)(1 / root2)), step = vset((float)rate);
 #define ADAMW(i, c)                                                       \
     do {                                                                  \
-        const v8f g_ = get(g + (i), c);                                   \
-        const v8f m_ = vfma(b1, get(m + (i), c), c1 * g_);                \
-        const v8f v_ = vfma(b2, get(v + (i), c), c2 * g_ * g_);           \
+        const vf g_ = get(g + (i), c);                                   \
+        const vf m_ = vfma(b1, get(m + (i), c), c1 * g_);                \
+        const vf v_ = vfma(b2, get(v + (i), c), c2 * g_ * g_);           \
         put(m + (i), m_, c);                                              \
         put(v + (i), v_, c);                                              \
         put(x + (i), get(x + (i), c) - m_ / vfma(vsqrt(v_), inv, vset(1e-8f)) * step, c); \
@@ -170,7 +147,7 @@ static void adamw(float *x, float *m, float *v, const float *g, int64_t n, doubl
 
 static float row_max(const float *x, int64_t n)
 {
-    v8f top = vset(-INFINITY);
+    vf top = vset(-INFINITY);
     float max = -INFINITY;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES)
@@ -184,12 +161,12 @@ static float row_max(const float *x, int64_t n)
 
 static double log_sum(const float *x, int64_t n, float max)
 {
-    v4d acc[2] = {{0}, {0}};
-    const v4d top = dset((double)max);
+    vd acc[2] = {{0}, {0}};
+    const vd top = dset((double)max);
     double sum = 0;
     int64_t i = 0;
     for (; i + LANES <= n; i += LANES) {
-        const v8f v = vload(x + i);
+        const vf v = vload(x + i);
         acc[0] += dexp(vlow(v) - top);
         acc[1] += dexp(vhigh(v) - top);
     }
@@ -215,12 +192,12 @@ static double kl(uint8_t *same_top, const float *logits, const float *base, int6
 {
     const float maxx = row_max(logits, vocab), maxy = row_max(base, vocab);
     const double lx = log_sum(logits, vocab, maxx), ly = log_sum(base, vocab, maxy);
-    v4d acc[2] = {{0}, {0}};
+    vd acc[2] = {{0}, {0}};
     double sum = 0;
     int64_t i = 0;
     for (; i + LANES <= vocab; i += LANES) {
-        const v8f x = vload(logits + i), y = vload(base + i);
-        const v4d p0 = vlow(y) - dset(ly), p1 = vhigh(y) - dset(ly);
+        const vf x = vload(logits + i), y = vload(base + i);
+        const vd p0 = vlow(y) - dset(ly), p1 = vhigh(y) - dset(ly);
         acc[0] += dexp(p0) * (p0 - (vlow(x) - dset(lx)));
         acc[1] += dexp(p1) * (p1 - (vhigh(x) - dset(lx)));
     }

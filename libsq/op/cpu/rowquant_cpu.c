@@ -1,23 +1,8 @@
+#include "cpu.h"
 #include "rowquant_cpu.h"
 
 /* Rows are independent, so any cut into pieces gives the same bytes; a piece is worth a few microseconds. */
 enum { PIECE = 1 << 14 };
-
-static bool avx2(void)
-{
-#if defined(__x86_64__)
-    return __builtin_cpu_supports("avx2") != 0;
-#else
-    return false;
-#endif
-}
-
-#if !defined(__x86_64__)
-#define sq_rowquant_avx2 sq_rowquant_ref
-#define sq_rowquant_grad_avx2 sq_rowquant_grad_ref
-#define sq_rowquant_encode_avx2 sq_rowquant_encode_ref
-#define sq_rowquant_error_avx2 sq_rowquant_error_ref
-#endif
 
 static int64_t piece_rows(int64_t cols)
 {
@@ -28,31 +13,27 @@ void sq_rowquant_cpu(float *y, const float *z, const struct sq_rowq *p, const fl
                      int64_t rows, int64_t cols)
 {
     const int64_t step = piece_rows(cols), groups = sq_rowq_groups(p, cols);
-    const bool fast = avx2();
 #pragma omp parallel for schedule(static) if (rows > step)
     for (int64_t i = 0; i < rows; i += step)
-        (fast ? sq_rowquant_avx2 : sq_rowquant_ref)(y + i * cols, z + i * cols, p, u ? u + i * groups : NULL,
-                                                    l ? l + i * groups : NULL, SQ_MIN(step, rows - i), cols);
+        sq_vec->rowquant(y + i * cols, z + i * cols, p, u ? u + i * groups : NULL, l ? l + i * groups : NULL,
+                         SQ_MIN(step, rows - i), cols);
 }
 
 void sq_rowquant_grad_cpu(float *dz, float *du, float *dl, const float *dy, const float *z,
                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
 {
     const int64_t step = piece_rows(cols), groups = sq_rowq_groups(p, cols);
-    const bool fast = avx2();
 #pragma omp parallel for schedule(static) if (rows > step)
     for (int64_t i = 0; i < rows; i += step)
-        (fast ? sq_rowquant_grad_avx2
-              : sq_rowquant_grad_ref)(dz + i * cols, du ? du + i * groups : NULL, dl ? dl + i * groups : NULL,
-                                      dy + i * cols, z + i * cols, p, u ? u + i * groups : NULL,
-                                      l ? l + i * groups : NULL, SQ_MIN(step, rows - i), cols);
+        sq_vec->rowquant_grad(dz + i * cols, du ? du + i * groups : NULL, dl ? dl + i * groups : NULL, dy + i * cols,
+                              z + i * cols, p, u ? u + i * groups : NULL, l ? l + i * groups : NULL,
+                              SQ_MIN(step, rows - i), cols);
 }
 
 void sq_rowquant_encode_cpu(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
                             const float *l, int64_t rows, int64_t cols)
 {
     const int64_t step = piece_rows(cols);
-    const bool fast = avx2();
     to->bits = p->bits;
     to->cols = sq_rowq_covered(cols, p->rate);
 #pragma omp parallel for schedule(static) if (rows > step)
@@ -62,13 +43,13 @@ void sq_rowquant_encode_cpu(struct sq_codes *to, const float *z, const struct sq
         part.scale += i;
         part.zero += i;
         part.sum += i;
-        (fast ? sq_rowquant_encode_avx2 : sq_rowquant_encode_ref)(&part, z + i * cols, p, u ? u + i : NULL,
-                                                                  l ? l + i : NULL, SQ_MIN(step, rows - i), cols);
+        sq_vec->rowquant_encode(&part, z + i * cols, p, u ? u + i : NULL, l ? l + i : NULL, SQ_MIN(step, rows - i),
+                                cols);
     }
 }
 
 void sq_rowquant_error_cpu(double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t tries, int64_t n)
 {
-    (avx2() ? sq_rowquant_error_avx2 : sq_rowquant_error_ref)(err, z, weight, p, scale, zero, tries, n);
+    sq_vec->rowquant_error(err, z, weight, p, scale, zero, tries, n);
 }

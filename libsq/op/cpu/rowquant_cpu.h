@@ -15,15 +15,4 @@ void sq_rowquant_encode_cpu(struct sq_codes *to, const float *z, const struct sq
 void sq_rowquant_error_cpu(double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t tries, int64_t n);
 
-/* One thread, AVX2: only where the processor has it. */
-void sq_rowquant_avx2(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
-                      int64_t rows, int64_t cols);
-void sq_rowquant_grad_avx2(float *dz, float *du, float *dl, const float *dy, const float *z,
-                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                           int64_t cols);
-void sq_rowquant_encode_avx2(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
-                             const float *l, int64_t rows, int64_t cols);
-void sq_rowquant_error_avx2(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                            const float *scale, const float *zero, int64_t tries, int64_t n);
-
 #endif
