@@ -31,6 +31,7 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
     }
     job.scheme.rate = rate;
     job.recompute = e->recompute;
+    job.shards = e->plan->shards;
     job.xq = e->acts.xq;
     job.target = e->acts.xf;
     job.samples = e->acts.samples;

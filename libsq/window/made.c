@@ -35,6 +35,7 @@ static int note_plan(json_t *made, const struct sq_plan *p)
     SQ_TRY(made_note(made, "--rate", "%s", rates));
     SQ_TRY(made_note(made, "--epochs", "%" PRId64, p->epochs));
     SQ_TRY(made_note(made, "--batch", "%" PRId64, p->batch));
+    SQ_TRY(made_note(made, "--shards", "%" PRId64, p->shards));
     SQ_TRY(made_note(made, "--rank", "%" PRId64, p->params.rank));
     for (int i = 0; i < SQ_P_KINDS; i++)
         SQ_TRY(made_note(made, lr[i], "%.12g%s", p->lr[i], i == SQ_P_LORA && p->lora_steps > 0.0 ? " by preset" : ""));

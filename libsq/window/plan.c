@@ -86,6 +86,7 @@ static int read_size(int64_t *out, const char *text)
 int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed)
 {
     *p = (struct sq_plan){.batch = o->batch,
+                          .shards = o->shards,
                           .strict = o->strict,
                           .no_cursor = o->no_cursor && !o->job,
                           .schedule = o->schedule,
@@ -97,6 +98,8 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     int rc = read_size(&p->memory, o->memory);
     if (rc < 0)
         return rc;
+    if (o->shards > o->batch)
+        return sq_fail(SQ_E_ARG, "--shards %" PRId64 " are more than the samples of --batch %" PRId64, o->shards, o->batch);
     if (o->jobs && o->job)
         return sq_fail(SQ_E_ARG, "--jobs writes job files and --job runs one: not both at once");
     if (o->dry_run && (o->jobs || o->job))

@@ -5,6 +5,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "shards.h"
 #include "sq/rng.h"
 #include "sq/stop.h"
 #include "sq/work.h"
@@ -275,9 +276,13 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
     sq_fold_grad_end(job->member[k].p, &g, job->member[k].w);
 }
 
-/* NaN also when a signal came: a step of a large model takes minutes */
-static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
-                            int64_t n)
+void train_fold(struct sq_trainer *t, const struct sq_window_job *job)
+{
+    for (int64_t k = 0; k < job->n && !sq_stopped(); k++)
+        fold(t, k, &job->member[k], &job->scheme, false);
+}
+
+double train_part(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n, int64_t batch)
 {
     const struct sq_run run = run_of(t, &job->scheme);
     float *const y = t->x[job->n];
@@ -287,15 +292,14 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
     for (int64_t k = 0; k < job->n; k++) {
         if (sq_stopped())
             return NAN;
-        fold(t, k, &job->member[k], &job->scheme, false);
         sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, t->trace, NULL);
         if (k < job->n - 1 && !job->recompute)
             sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
     }
     for (int64_t i = 0; i < n; i++)
         loss += sq_loss_grad(y + i * t->row, y + i * t->row, sq_floats_from(job->target, pick[i] * t->row),
-                             job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden, 1.0 / (double)(n * t->tokens));
-    loss /= (double)(n * t->tokens);
+                             job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden,
+                             1.0 / (double)(batch * t->tokens));
     if (!isfinite(loss))
         return loss;
     for (int64_t k = job->n - 1; k >= 0; k--) {
@@ -303,10 +307,10 @@ static double loss_and_grad(struct sq_trainer *t, const struct sq_window_job *jo
             return NAN;
         backward(y, t, job, k, &run, n);
     }
-    return loss;
+    return learned_finite(job) ? loss : NAN;
 }
 
-static int train_init(struct sq_trainer *t, const struct sq_window_job *job)
+int train_init(struct sq_trainer *t, const struct sq_window_job *job)
 {
     for (int64_t k = 0; k < job->n - 1 && !job->recompute; k++) {
         const int rc = t->kept[k] ? 0
@@ -322,13 +326,26 @@ static int train_init(struct sq_trainer *t, const struct sq_window_job *job)
     return 0;
 }
 
+/* The mean loss of a batch, and its gradients; sum is shards_grad's. */
+static int batch_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_window_job *job, int64_t step,
+                      const int64_t *pick, int64_t n)
+{
+    const int rc = shards_grad(loss, sum, t, job, step, pick, n);
+    *loss /= (double)(n * t->tokens);
+    return rc;
+}
+
 int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
                    int64_t n)
 {
+    float *sum = NULL;
+    int rc;
     SQ_ASSERT(n <= t->batch && job->n <= t->layers);
-    const int rc = train_init(t, job);
-    if (rc == 0)
-        *loss = loss_and_grad(t, job, pick, n);
+    SQ_TRY(train_init(t, job));
+    SQ_TRY(sq_alloc(&sum, shards_floats(job)));
+    SQ_TRY(batch_grad(loss, sum, t, job, 0, pick, n));
+out:
+    sq_free(sum);
     return rc;
 }
 
@@ -343,35 +360,39 @@ static void update(struct sq_trainer *t, const struct sq_window_job *job, int64_
 {
     const enum sq_work before = sq_work_begin(SQ_WORK_OPTIMIZER);
     const double fall = (double)job->batch * (1.0 - (double)step / (double)steps);
-    for (int64_t k = 0; k < job->n; k++) {
-        struct sq_params *p = job->member[k].p;
-        for (int64_t i = 0; i < p->nparam; i++) {
-            struct sq_param *q = &p->param[i];
-            if (job->lr[q->kind] > 0.0)
-                t->ops->adamw(q->x, q->m, q->v, q->grad, q->n, step + 1, job->lr[q->kind] * fall);
-        }
-    }
+    struct learned at = {0};
+    for (struct sq_param *q; (q = learned_next(&at, job));)
+        t->ops->adamw(q->x, q->m, q->v, q->grad, q->n, step + 1, job->lr[q->kind] * fall);
     (void)sq_work_begin(before);
 }
 
 int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
 {
     const int64_t steps = sq_window_steps(job);
+    float *sum = NULL;
+    int rc;
     SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
-    int rc = train_init(t, job);
-    for (int64_t step = 0, at = 0; rc == 0 && step < steps; step++) {
+    SQ_TRY(train_init(t, job));
+    SQ_TRY(sq_alloc(&sum, shards_floats(job)));
+    for (int64_t step = 0, at = 0; step < steps; step++) {
         const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at),
                       n = SQ_MIN(job->batch, left);
-        const double loss = loss_and_grad(t, job, job->order + at, n);
-        if (!isfinite(loss))
-            return sq_stop_check();
+        double loss;
+        SQ_TRY(batch_grad(&loss, sum, t, job, step, job->order + at, n));
+        if (!isfinite(loss)) {
+            rc = sq_stop_check();
+            goto out;
+        }
         update(t, job, step, steps);
         at += n;
-        rc = job->step ? job->step(job->ctx, step, steps, loss) : 0;
+        SQ_TRY(job->step ? job->step(job->ctx, step, steps, loss) : 0);
     }
     for (int64_t k = 0; k < job->n; k++)
         sq_params_project(job->member[k].p);
-    return rc < 0 ? rc : 1;
+    rc = 1;
+out:
+    sq_free(sum);
+    return rc;
 }
 
 int sq_window_order(int64_t *order, int64_t picks, int64_t samples, int64_t seed, const struct sq_window *w,

@@ -112,6 +112,7 @@ restored() { # of the last run in m.json
 --order --order window
 --epochs --epochs 4
 --batch --batch 3
+--shards --shards 2
 --rank --rank 2
 --learn --learn lora
 --init --init mse

@@ -384,6 +384,50 @@ static void test_clip_direction(void **state)
     teardown(&f);
 }
 
+/* All gradients of a batch in so many parts, one after the other. */
+static float *grads_of(struct fixture *f, int64_t shards, int64_t *n)
+{
+    const int64_t pick[BATCH] = {1, 4};
+    float *all = NULL;
+    double loss;
+    f->job.shards = shards;
+    assert_int_equal(sq_window_grad(&loss, f->trainer, &f->job, pick, BATCH), 0);
+    assert_true(isfinite(loss));
+    *n = 0;
+    for (int layer = 0; layer < LAYERS; layer++)
+        for (int64_t i = 0; i < f->p[layer].nparam; i++) {
+            const struct sq_param *q = &f->p[layer].param[i];
+            all = realloc(all, (size_t)(*n + q->n) * sizeof *all);
+            memcpy(all + *n, q->grad, (size_t)q->n * sizeof *all);
+            *n += q->n;
+        }
+    return all;
+}
+
+/* Parts add up to the batch, but for the rounding of f32 sums; a part without samples is none. */
+static void test_shards(void **state)
+{
+    (void)state;
+    struct fixture f;
+    int64_t n;
+    double norm = 0.0, off = 0.0;
+    setup(&f, "W4A16", true, SQ_LOSS_MIX);
+    for (int i = 0; i < SQ_P_KINDS; i++)
+        f.job.lr[i] = 1e-3;
+    float *one = grads_of(&f, 1, &n), *two = grads_of(&f, 2, &n), *three = grads_of(&f, 3, &n);
+    for (int64_t i = 0; i < n; i++) {
+        norm += (double)one[i] * (double)one[i];
+        off += pow((double)two[i] - (double)one[i], 2);
+    }
+    if (!(off > 0.0 && sqrt(off) <= 1e-5 * sqrt(norm)))
+        fail_msg("two parts are off by %g of the gradient", sqrt(off / norm));
+    assert_memory_equal(two, three, (size_t)n * sizeof *two);
+    free(one);
+    free(two);
+    free(three);
+    teardown(&f);
+}
+
 /* Forwards made again in the backward: the same bits, with weights and with activations rounded. */
 static void test_recompute(void **state)
 {
@@ -522,7 +566,7 @@ int main(void)
         cmocka_unit_test(test_w2a16),       cmocka_unit_test(test_w4a4),
         cmocka_unit_test(test_stages),      cmocka_unit_test(test_half),
         cmocka_unit_test(test_loss),        cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_recompute),
+        cmocka_unit_test(test_recompute),   cmocka_unit_test(test_shards),
         cmocka_unit_test(test_clip_direction), cmocka_unit_test(test_guard),
         cmocka_unit_test(test_order),       cmocka_unit_test(test_steps),
         cmocka_unit_test(test_threads),

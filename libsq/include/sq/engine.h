@@ -23,12 +23,13 @@ struct sq_window_opts {
     const char *scheme, *learn, *schedule, *windows, *work, *spill, *memory, *jobs, *job;
     int preset, init, loss, order;
     double rate, gamma, lr[SQ_P_KINDS];
-    int64_t epochs, batch, rank, layers;
-    bool strict, no_cursor, plan, dry_run;
+    int64_t epochs, batch, shards, rank, layers;
+    struct sq_strs workers;
+    bool strict, no_cursor, plan, dry_run, worker;
 };
 
 #define SQ_WINDOW_OPTS_INIT \
-    {.scheme = NULL, .schedule = "slider:4,4,2,1", .gamma = 0.5, .batch = 3, .rank = 4}
+    {.scheme = NULL, .schedule = "slider:4,4,2,1", .gamma = 0.5, .batch = 3, .shards = 1, .rank = 4}
 
 /* The rows of an option table for a struct sq_window_opts o. */
 #define SQ_WINDOW_OPTS(o)                                                                                             \
@@ -44,6 +45,7 @@ struct sq_window_opts {
     SQ_OPT_ENUM(0, "order", &(o).order, "pass|window", "a stage over all windows, or all stages of a window"),        \
     SQ_OPT_INT(0, "epochs", &(o).epochs, 0, 1 << 20, "of all stages together; 0: by scheme, 20 or 60"),               \
     SQ_OPT_INT('b', "batch", &(o).batch, 1, 1 << 16, "samples per step"),                                             \
+    SQ_OPT_INT(0, "shards", &(o).shards, 1, 1024, "parts of a batch, whose gradients are computed on their own and added"), \
     SQ_OPT_INT(0, "rank", &(o).rank, 1, 1024, "of LoRA"),                                                             \
     SQ_OPT_REAL(0, "lr-alpha", &(o).lr[SQ_P_ALPHA], 0.0, 1e3, "rate of channel scaling, times batch; 0: by scheme"),  \
     SQ_OPT_REAL(0, "lr-lora", &(o).lr[SQ_P_LORA], 0.0, 1e3, "rate of LoRA, times batch; 0: by scheme"),               \
@@ -69,7 +71,7 @@ struct sq_plan {
     enum sq_loss_kind loss;
     double lr[SQ_P_KINDS];  /* 0: not learned */
     double lora_steps;      /* steps of a window that LoRA's rate belongs to; 0: any number */
-    int64_t epochs, batch;
+    int64_t epochs, batch, shards;
     double share;           /* of the epochs, for each rate */
     double rate[SQ_MAX_RATES];
     int nrate;

@@ -50,6 +50,8 @@ int sq_trainer_float(struct sq_trainer *t, struct sq_floats x, int64_t samples, 
 int sq_trainer_rounded(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_member *m,
                        const struct sq_scheme *s) SQ_MUSTUSE;
 
+struct sq_workers;
+
 /* A window and what it learns from. All borrowed. */
 struct sq_window_job {
     const struct sq_member *member;
@@ -64,6 +66,9 @@ struct sq_window_job {
     int64_t picks, epoch, batch;
     double lr[SQ_P_KINDS];
     bool recompute; /* keep the inputs of layers only: the backward makes a layer's forward again. The same bytes */
+    int64_t shards; /* a batch is that many parts, whose gradients are computed on their own and added in their order, in
+                     * f32; 0 as 1. They decide the bytes, who computes a part does not */
+    struct sq_workers *workers; /* who computes parts; NULL: all of them here */
     /* after every step; a negative result stops the training and is returned */
     int (*step)(void *ctx, int64_t step, int64_t steps, double loss);
     void *ctx;
@@ -79,9 +84,10 @@ int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_
                    bool plain) SQ_MUSTUSE;
 /* y [N,T,C] = the rounded window on xq */
 int sq_window_forward(struct sq_floats y, struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
-/* Train with a fresh optimizer. 1: done; 0: a loss was not finite, parameters are as far as they came. */
+/* Train with a fresh optimizer. 1: done; 0: a loss or a gradient was not finite, parameters are as far as they came. */
 int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
-/* Gradients of all parameters (sq_param.grad) and the loss of one batch of samples, without an update. */
+/* Gradients of the parameters (sq_param.grad) and the loss of one batch of samples, without an update; NaN where a gradient
+ * of what is learned is not finite. */
 int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
                    int64_t n) SQ_MUSTUSE;
 

@@ -1,0 +1,83 @@
+#include "shards.h"
+
+#include <math.h>
+#include <string.h>
+
+struct sq_param *learned_next(struct learned *at, const struct sq_window_job *job)
+{
+    for (; at->k < job->n; at->k++, at->i = 0)
+        while (at->i < job->member[at->k].p->nparam) {
+            struct sq_param *q = &job->member[at->k].p->param[at->i++];
+            if (job->lr[q->kind] > 0.0)
+                return q;
+        }
+    return NULL;
+}
+
+int64_t learned_floats(const struct sq_window_job *job)
+{
+    struct learned at = {0};
+    int64_t n = 0;
+    for (const struct sq_param *q; (q = learned_next(&at, job));)
+        n += q->n;
+    return n;
+}
+
+bool learned_finite(const struct sq_window_job *job)
+{
+    struct learned at = {0};
+    for (const struct sq_param *q; (q = learned_next(&at, job));) {
+        bool finite = true;
+        for (int64_t i = 0; i < q->n; i++)
+            finite &= isfinite(q->grad[i]) != 0;
+        if (!finite)
+            return false;
+    }
+    return true;
+}
+
+int64_t shards_floats(const struct sq_window_job *job)
+{
+    return job->shards > 1 ? learned_floats(job) : 0;
+}
+
+/* The gradients at hand into the sum, which the first ones begin. */
+static void add(float *sum, const struct sq_window_job *job, bool first)
+{
+    struct learned at = {0};
+    for (const struct sq_param *q; (q = learned_next(&at, job)); sum += q->n) {
+        if (first)
+            memcpy(sum, q->grad, (size_t)q->n * sizeof *sum);
+        for (int64_t i = 0; !first && i < q->n; i++)
+            sum[i] += q->grad[i];
+    }
+}
+
+static void take(const float *sum, const struct sq_window_job *job)
+{
+    struct learned at = {0};
+    for (const struct sq_param *q; (q = learned_next(&at, job)); sum += q->n)
+        memcpy(q->grad, sum, (size_t)q->n * sizeof *sum);
+}
+
+int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_window_job *job, int64_t step,
+                const int64_t *pick, int64_t n)
+{
+    const int64_t shards = SQ_MAX(job->shards, 1);
+    bool first = true;
+    (void)step;
+    *loss = 0.0;
+    train_fold(t, job);
+    for (int64_t i = 0; i < shards; i++) {
+        const struct shard s = shard_of(n, shards, i);
+        if (s.n == 0)
+            continue;
+        *loss += train_part(t, job, pick + s.first, s.n, n);
+        if (shards > 1)
+            add(sum, job, first);
+        first = false;
+    }
+    if (shards > 1)
+        take(sum, job);
+    return 0;
+}
