@@ -39,6 +39,14 @@ int main(int argc, char **argv)
         SQ_TRY(print_plan(&app, &plan, o.layers));
         goto out;
     }
+    if (o.worker) {
+        SQ_TRY(sq_stream_open(&in, app.in, SQ_READ));
+        SQ_TRY(sq_stream_open(&out, app.out, SQ_WRITE));
+        SQ_TRY(sq_window_worker(out, in, &plan, &app));
+        SQ_TRY(sq_stream_finish(&in));
+        SQ_TRY(sq_stream_finish(&out));
+        goto out;
+    }
     SQ_TRY(sq_stream_open(&in, o.job ? o.job : app.in, SQ_READ));
     if (o.jobs) {
         SQ_TRY(sq_window_jobs(in, &plan, &app, o.jobs));

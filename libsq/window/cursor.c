@@ -2,17 +2,13 @@
 
 #include <string.h>
 
+#include "made.h"
 #include "sq/json.h"
-
-static void backend_text(char *buf, size_t n, const struct sq_ops *ops)
-{
-    snprintf(buf, n, "%s %s %s", ops->name, ops->isa, ops->precision == SQ_F32_PRODUCTS ? "f32" : "bf16");
-}
 
 static json_t *header(bool announce, const struct cursor *c, const struct acts *a, const struct sq_ops *ops)
 {
     char backend[128], scheme[SQ_SCHEME_NAME];
-    backend_text(backend, sizeof backend, ops);
+    made_backend(backend, sizeof backend, ops);
     return json_pack("{s:s, s:b, s:I, s:I, s:f, s:s, s:I, s:I, s:I, s:s}", "record", "cursor", "announce",
                      (int)announce, "layer", (json_int_t)c->layer, "float_layer", (json_int_t)c->float_layer,
                      "rate", c->scheme.rate, "scheme", sq_scheme_name(scheme, &c->scheme), "samples",
@@ -102,7 +98,7 @@ int cursor_matches(struct cursor *c, const json_t *head, const struct acts *a, c
                c->layer, why);
         return 0;
     }
-    backend_text(backend, sizeof backend, ops);
+    made_backend(backend, sizeof backend, ops);
     if (strcmp(w.backend, backend) != 0)
         return sq_fail(SQ_E_ARG,
                        "the cursor in front of layer %" PRId64

@@ -19,7 +19,7 @@ static bool decides_bytes(const char *given)
 {
     static const char *const other[] = {"in",      "out",    "verbose", "quiet", "debug",  "threads", "progress",
                                         "metrics", "config", "work",    "spill", "memory", "jobs",    "job",
-                                        "windows", "no-cursor", "key",    "allow",   "server", "insecure", "timeout", "wait"};
+                                        "windows", "no-cursor", "workers", "worker", "key",    "allow",   "server", "insecure", "timeout", "wait"};
     const size_t n = strcspn(given, "=");
     for (int i = 0; i < SQ_COUNT(other); i++)
         if (strlen(other[i]) == n && strncmp(given, other[i], n) == 0)

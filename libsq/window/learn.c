@@ -32,6 +32,7 @@ struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_
     job.scheme.rate = rate;
     job.recompute = e->recompute;
     job.shards = e->plan->shards;
+    job.workers = e->tally->workers;
     job.xq = e->acts.xq;
     job.target = e->acts.xf;
     job.samples = e->acts.samples;
@@ -134,6 +135,23 @@ static int report(struct pass *e, int64_t k, double rate, const struct sq_window
     return sq_app_metric(e->app, "window", f);
 }
 
+/* The window to those who compute parts of its batches: layers as they are, parameters included. */
+static int hand_out(struct pass *e, const struct finished *w, const struct sq_window_job *job)
+{
+    struct sq_layer **layers = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&layers, w->n));
+    for (int64_t j = 0; j < w->n; j++) {
+        struct held *h = pass_held(e, w->first + j);
+        SQ_TRY(sq_params_store(&h->layer, &h->p, &e->cfg));
+        layers[j] = &h->layer;
+    }
+    SQ_TRY(workers_begin(job->workers, job, &e->acts, &e->cfg, layers));
+out:
+    sq_free(layers);
+    return rc;
+}
+
 /* Window k at one stage; on disk, where there is a work folder, before anybody hears of it. */
 static int learn(json_t **record, struct pass *e, int64_t k, const struct finished *w, struct sq_member *members)
 {
@@ -152,6 +170,8 @@ static int learn(json_t **record, struct pass *e, int64_t k, const struct finish
     job.step = on_step;
     job.ctx = &watch;
     watch.per_epoch = (job.epoch + job.batch - 1) / job.batch;
+    if (job.workers)
+        SQ_TRY(hand_out(e, w, &job));
     SQ_TRY(sq_window_learn(&r, e->trainer, &job));
     e->tally->done = done + (double)(r.steps * job.n); /* a retry is not progress */
     SQ_TRY(make_record(record, e, k, rate, &r));

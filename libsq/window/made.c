@@ -4,6 +4,12 @@
 #include <stdio.h>
 #include <string.h>
 
+const char *made_backend(char *buf, size_t n, const struct sq_ops *ops)
+{
+    snprintf(buf, n, "%s %s %s", ops->name, ops->isa, ops->precision == SQ_F32_PRODUCTS ? "f32" : "bf16");
+    return buf;
+}
+
 int made_note(json_t *made, const char *key, const char *fmt, ...)
 {
     char text[256];

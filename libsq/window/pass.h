@@ -6,6 +6,7 @@
 #include "folder.h"
 #include "sq/engine.h"
 #include "sq/layer.h"
+#include "workers.h"
 
 /* A layer inside the engine. */
 struct held {
@@ -18,7 +19,8 @@ struct held {
 
 /* What the passes of a process share: the work folder, and what they have done, for progress and the last line. */
 struct tally {
-    struct folder *folder; /* NULL: windows are not kept */
+    struct folder *folder;      /* NULL: windows are not kept */
+    struct sq_workers *workers; /* NULL: this process computes alone */
     double done, total;    /* steps times layers; without restored windows */
     int64_t windows, restored, retries, fallbacks;
 };

@@ -126,9 +126,14 @@ int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct s
     struct tally tally = {0};
     int rc = folder_open(&tally.folder, p, app);
     if (rc == 0)
+        rc = workers_open(&tally.workers, p, app);
+    if (rc == 0)
         rc = p->window_order ? one_pass(out, in, p, app, &tally, p->rate, p->nrate) : chain(out, in, p, app, &tally);
     if (rc == 0)
+        rc = workers_finish(&tally.workers);
+    if (rc == 0)
         rc = report_all(app, &tally);
+    workers_abort(&tally.workers, rc);
     folder_close(&tally.folder);
     return rc;
 }

@@ -83,6 +83,14 @@ static int read_size(int64_t *out, const char *text)
     return 0;
 }
 
+/* A worker is told everything by the process that it works for. */
+static int check_worker(const struct sq_window_opts *o)
+{
+    const char *other = o->scheme ? "scheme" : o->work ? "work" : o->jobs ? "jobs" : o->job ? "job" : o->memory ? "memory"
+                        : o->plan ? "plan" : o->dry_run ? "dry-run" : o->workers.n ? "workers" : NULL;
+    return other ? sq_fail(SQ_E_ARG, "--worker learns what its input says: leave out --%s", other) : 0;
+}
+
 int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed)
 {
     *p = (struct sq_plan){.batch = o->batch,
@@ -93,11 +101,17 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
                           .windows = o->windows,
                           .work = o->work,
                           .spill = o->spill,
+                          .workers = o->workers,
                           .job = o->job != NULL,
                           .window_order = o->order == SQ_ORDER_WINDOW || o->job || o->jobs};
     int rc = read_size(&p->memory, o->memory);
     if (rc < 0)
         return rc;
+    if (o->worker)
+        return check_worker(o);
+    if (o->workers.n > o->shards)
+        return sq_fail(SQ_E_ARG, "%d workers for --shards %" PRId64 ": every one computes a part at the least", o->workers.n,
+                       o->shards);
     if (o->shards > o->batch)
         return sq_fail(SQ_E_ARG, "--shards %" PRId64 " are more than the samples of --batch %" PRId64, o->shards, o->batch);
     if (o->jobs && o->job)

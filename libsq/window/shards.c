@@ -3,6 +3,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "workers.h"
+
 struct sq_param *learned_next(struct learned *at, const struct sq_window_job *job)
 {
     for (; at->k < job->n; at->k++, at->i = 0)
@@ -60,24 +62,40 @@ static void take(const float *sum, const struct sq_window_job *job)
         memcpy(q->grad, sum, (size_t)q->n * sizeof *sum);
 }
 
+/* How many parts, the first ones, are computed here: all, or what the workers leave. */
+static int64_t own_parts(const struct sq_window_job *job, int64_t shards)
+{
+    return job->workers ? workers_leave(job->workers, shards) : shards;
+}
+
 int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_window_job *job, int64_t step,
                 const int64_t *pick, int64_t n)
 {
     const int64_t shards = SQ_MAX(job->shards, 1);
+    const int64_t own = own_parts(job, shards);
     bool first = true;
-    (void)step;
+    int rc = 0;
     *loss = 0.0;
-    train_fold(t, job);
+    if (job->workers)
+        SQ_TRY(workers_send(job->workers, job, step, pick, n));
+    if (own > 0)
+        train_fold(t, job);
     for (int64_t i = 0; i < shards; i++) {
         const struct shard s = shard_of(n, shards, i);
+        double part;
         if (s.n == 0)
             continue;
-        *loss += train_part(t, job, pick + s.first, s.n, n);
+        if (i < own)
+            part = train_part(t, job, pick + s.first, s.n, n);
+        else
+            SQ_TRY(workers_receive(&part, job->workers, job, step, i));
+        *loss += part;
         if (shards > 1)
             add(sum, job, first);
         first = false;
     }
     if (shards > 1)
         take(sum, job);
-    return 0;
+out:
+    return rc;
 }

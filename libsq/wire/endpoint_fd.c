@@ -197,7 +197,7 @@ static int write_fd(struct sq_stream *s, const void *a, size_t na, const void *b
         if (n < 0 && errno == EINTR && sq_stop_check() < 0)
             return SQ_E_IO;
         if (n < 0)
-            return sq_fail(SQ_E_IO, "cannot write %s%s%s: %s", s->path ? "'" : "",
+            return sq_fail(errno == EPIPE ? SQ_E_PEER : SQ_E_IO, "cannot write %s%s%s: %s", s->path ? "'" : "",
                            s->path ? s->path : "the output", s->path ? "'" : "", strerror(errno));
         for (size_t done = (size_t)n; i < 2;) {
             const size_t k = SQ_MIN(done, v[i].iov_len);

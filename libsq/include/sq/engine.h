@@ -59,6 +59,8 @@ struct sq_window_opts {
     SQ_OPT_STR(0, "memory", &(o).memory, "SIZE", "at most this much, 800M or 4G: computes again what does not fit"),     \
     SQ_OPT_STR(0, "jobs", &(o).jobs, "DIR", "write every window as a job file there, with float inputs; learn nothing"), \
     SQ_OPT_STR(0, "job", &(o).job, "FILE", "run such a file, in place of -i"),                                        \
+    SQ_OPT_LIST(0, "workers", &(o).workers, "TO,FROM", "endpoints of a worker, which computes parts of batches; once for each"), \
+    SQ_OPT_FLAG(0, "worker", &(o).worker, "be such a worker: windows and steps in, gradients out"),                      \
     SQ_OPT_FLAG(0, "dry-run", &(o).dry_run, "memory, disk and time, from one timed step; no output")
 
 enum { SQ_MAX_RATES = 100 };
@@ -80,6 +82,7 @@ struct sq_plan {
     bool needs_acts;        /* false: layers get their scheme and nothing else */
     bool paper;             /* the preset */
     const char *learn, *schedule, *windows, *work, *spill;
+    struct sq_strs workers;
     int64_t memory; /* bytes that the run may take; 0: no limit */
 };
 
@@ -101,6 +104,8 @@ int sq_window_passes(struct sq_stream *out, struct sq_stream *in, const struct s
 int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app, const char *dir) SQ_MUSTUSE;
 /* The number of layers from a stream's model record. */
 int sq_window_layers(int64_t *layers, struct sq_stream *in) SQ_MUSTUSE;
+/* --worker: from in what sq-window --workers sends, to out the gradients (schemas/stream.md). Only spill of the plan counts. */
+int sq_window_worker(struct sq_stream *out, struct sq_stream *in, const struct sq_plan *p, const struct sq_app *app) SQ_MUSTUSE;
 /* --dry-run: reads in as far as the first layer, prints an estimate to stdout. */
 int sq_window_estimate(struct sq_stream *in, const struct sq_plan *p, struct sq_app *app) SQ_MUSTUSE;
 

@@ -1,0 +1,96 @@
+#include "share.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "made.h"
+#include "sq/json.h"
+
+const char *const share_kind[SQ_P_KINDS] = {[SQ_P_ALPHA] = "alpha", [SQ_P_LORA] = "lora", [SQ_P_CLIP] = "clip"};
+
+bool share_is(const struct sq_record *rec, const char *name)
+{
+    const char *record = json_string_value(json_object_get(rec->head, "record"));
+    return record && strcmp(record, name) == 0;
+}
+
+int share_next(struct sq_record *rec, struct sq_stream *in, const char *name)
+{
+    const int rc = sq_stream_next(in, rec);
+    if (rc < 0)
+        return rc;
+    if (rc == 0)
+        return sq_fail(SQ_E_TRUNC, "the stream ended where a %s record should come", name);
+    if (!share_is(rec, name))
+        return sq_fail(SQ_E_FORMAT, "a %.32s record where a %s record should come",
+                       json_string_value(json_object_get(rec->head, "record")), name);
+    return 0;
+}
+
+static int put(struct sq_stream *out, json_t *head, size_t bytes)
+{
+    const int rc = head ? sq_stream_put_head(out, head, (int64_t)bytes) : sq_fail(SQ_E_NOMEM, "no memory for a header");
+    json_decref(head);
+    return rc;
+}
+
+/* ---- greetings ---- */
+
+int greeting_machine(struct greeting *g, const struct sq_app *app)
+{
+    const struct sq_ops *ops;
+    char backend[128];
+    const int rc = sq_ops_get(&ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
+    if (rc == 0)
+        snprintf(g->machine, sizeof g->machine, "sq %s, %s", SQ_VERSION, made_backend(backend, sizeof backend, ops));
+    return rc;
+}
+
+int greeting_put(struct sq_stream *out, const struct greeting *g)
+{
+    return put(out, json_pack("{s:s, s:I, s:I, s:s, s:s}", "record", "worker", "number", (json_int_t)g->number, "of",
+                              (json_int_t)g->of, "run", g->run, "machine", g->machine), 0);
+}
+
+int greeting_next(struct greeting *g, struct sq_stream *in)
+{
+    struct sq_record rec = SQ_RECORD_INIT;
+    const char *run, *machine;
+    int rc;
+    SQ_TRY(share_next(&rec, in, "worker"));
+    SQ_TRY(sq_json_int(&g->of, rec.head, "of", 1, 1 << 16));
+    SQ_TRY(sq_json_int(&g->number, rec.head, "number", 1, g->of));
+    SQ_TRY(sq_json_str(&run, rec.head, "run"));
+    SQ_TRY(sq_json_str(&machine, rec.head, "machine"));
+    snprintf(g->run, sizeof g->run, "%s", run);
+    snprintf(g->machine, sizeof g->machine, "%s", machine);
+out:
+    sq_record_release(&rec);
+    return rc;
+}
+
+/* ---- parameters and gradients ---- */
+
+int share_put(struct sq_stream *out, json_t *head, const struct sq_window_job *job, bool gradients)
+{
+    struct learned at = {0};
+    int rc;
+    SQ_TRY(put(out, head, (size_t)learned_floats(job) * sizeof(float)));
+    for (const struct sq_param *q; (q = learned_next(&at, job));)
+        SQ_TRY(sq_stream_put_data(out, gradients ? q->grad : q->x, (size_t)q->n * sizeof(float)));
+out:
+    return rc;
+}
+
+int share_get(struct sq_stream *in, const struct sq_record *rec, const struct sq_window_job *job, bool gradients)
+{
+    const int64_t bytes = learned_floats(job) * (int64_t)sizeof(float);
+    struct learned at = {0};
+    int rc = 0;
+    if (rec->bytes != bytes)
+        return sq_fail(SQ_E_FORMAT, "%" PRId64 " bytes, what is learned here has %" PRId64, rec->bytes, bytes);
+    for (const struct sq_param *q; (q = learned_next(&at, job));)
+        SQ_TRY(sq_stream_payload(in, gradients ? q->grad : q->x, (size_t)q->n * sizeof(float)));
+out:
+    return rc;
+}
