@@ -1,5 +1,6 @@
 #include "share.h"
 
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -7,6 +8,11 @@
 #include "sq/json.h"
 
 const char *const share_kind[SQ_P_KINDS] = {[SQ_P_ALPHA] = "alpha", [SQ_P_LORA] = "lora", [SQ_P_CLIP] = "clip"};
+
+void share_ignore_sigpipe(void)
+{
+    signal(SIGPIPE, SIG_IGN);
+}
 
 bool share_is(const struct sq_record *rec, const char *name)
 {
@@ -88,7 +94,7 @@ int share_get(struct sq_stream *in, const struct sq_record *rec, const struct sq
     struct learned at = {0};
     int rc = 0;
     if (rec->bytes != bytes)
-        return sq_fail(SQ_E_FORMAT, "%" PRId64 " bytes, what is learned here has %" PRId64, rec->bytes, bytes);
+        return sq_fail(SQ_E_FORMAT, "%" PRId64 " bytes, not the %" PRId64 " of what is learned", rec->bytes, bytes);
     for (const struct sq_param *q; (q = learned_next(&at, job));)
         SQ_TRY(sq_stream_payload(in, gradients ? q->grad : q->x, (size_t)q->n * sizeof(float)));
 out:

@@ -250,6 +250,7 @@ int sq_window_worker(struct sq_stream *out, struct sq_stream *in, const struct s
     const struct sq_ops *ops;
     int rc;
     SQ_TRY(sq_ops_get(&ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision));
+    share_ignore_sigpipe();
     SQ_TRY(greet(out, in, app));
     SQ_TRY(sq_stream_next(in, &rec));
     while (rc > 0)

@@ -1,7 +1,6 @@
 #include "workers.h"
 
 #include <math.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <time.h>
@@ -109,7 +108,7 @@ int workers_open(struct sq_workers **out, const struct sq_plan *p, const struct 
     *out = NULL;
     if (!p->workers.n)
         return 0;
-    signal(SIGPIPE, SIG_IGN);
+    share_ignore_sigpipe();
     SQ_TRY(sq_alloc(&w, 1));
     SQ_TRY(sq_alloc(&w->w, p->workers.n));
     w->n = w->mine.of = p->workers.n;

@@ -5,8 +5,7 @@
 #include "share.h"
 #include "sq/engine.h"
 
-/* Those of the plan, met and found to compute as this process does; NULL where it has none. From here on a pipe whose reader
- * left is an error, not the death of the process. */
+/* Those of the plan, met and found to compute as this process does; NULL where it has none. */
 int workers_open(struct sq_workers **out, const struct sq_plan *p, const struct sq_app *app) SQ_MUSTUSE;
 /* The end to all of them, and theirs. */
 int workers_finish(struct sq_workers **w) SQ_MUSTUSE;

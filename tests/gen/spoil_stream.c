@@ -1,7 +1,9 @@
 /* spoil_stream WHAT - a copy of a stream in which one thing is wrong, for tests of what reads it.
  *   final     merged layers claim to be final
  *   nan       the final norm is NaN
- *   no-files  side files are missing */
+ *   no-files  side files are missing
+ *   gradient-nan, gradient-short, gradient-step, gradient-none  the fifth gradient is NaN, lacks a number, is of another
+ *             step, is missing */
 #include <stdio.h>
 #include <string.h>
 
@@ -19,6 +21,32 @@ static int with_nan(struct sq_stream *out, struct sq_stream *in, const struct sq
     return rc;
 }
 
+static int bad_gradient(struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec, const char *how)
+{
+    const size_t n = (size_t)rec->bytes;
+    char *data = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&data, rec->bytes));
+    SQ_TRY(sq_stream_payload(in, data, n));
+    if (strcmp(how, "none") == 0)
+        goto out;
+    if (strcmp(how, "nan") == 0)
+        memset(data + n / 2 / 4 * 4, 0xff, 4);
+    if (strcmp(how, "step") == 0)
+        json_object_set_new(rec->head, "step", json_integer(7));
+    rc = sq_stream_put(out, rec->head, data, strcmp(how, "short") == 0 ? n - 4 : n);
+out:
+    sq_free(data);
+    return rc;
+}
+
+static bool is_fifth_gradient(const struct sq_record *rec)
+{
+    static int seen;
+    const char *record = json_string_value(json_object_get(rec->head, "record"));
+    return record && strcmp(record, "gradient") == 0 && ++seen == 5;
+}
+
 static int spoil(struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec, const char *what)
 {
     const char *name = json_string_value(json_object_get(rec->head, "name"));
@@ -28,6 +56,8 @@ static int spoil(struct sq_stream *out, struct sq_stream *in, const struct sq_re
         return with_nan(out, in, rec);
     if (rec->kind == SQ_REC_LAYER && strcmp(what, "final") == 0 && json_object_get(rec->head, "state"))
         json_object_set_new(rec->head, "state", json_string("final"));
+    if (strncmp(what, "gradient-", strlen("gradient-")) == 0 && is_fifth_gradient(rec))
+        return bad_gradient(out, in, rec, what + strlen("gradient-"));
     return sq_stream_copy(out, in, rec);
 }
 
@@ -39,7 +69,7 @@ int main(int argc, char **argv)
     int rc;
 
     if (argc != 2)
-        SQ_TRY(sq_fail(SQ_E_ARG, "usage: spoil_stream final|nan|no-files <in >out"));
+        SQ_TRY(sq_fail(SQ_E_ARG, "usage: spoil_stream final|nan|no-files|gradient-... <in >out"));
     SQ_TRY(sq_stream_open(&in, "-", SQ_READ));
     SQ_TRY(sq_stream_open(&out, "-", SQ_WRITE));
     SQ_TRY(sq_stream_begin(out, in, &app));
