@@ -148,6 +148,8 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
         total += s;
     }
     print_time("time together", total);
+    if (p->workers.n)
+        printf("%-28s %d, not counted: these are the times of this machine alone\n", "workers", p->workers.n);
     printf("%-28s %.1f MB, %.1f MB at the least (--memory)\n", "peak memory",
            (double)pass_memory(e, pass_held(e, 0), x.widest, false) / 1e6,
            (double)pass_memory(e, pass_held(e, 0), x.widest, true) / 1e6);

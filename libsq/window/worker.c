@@ -2,6 +2,7 @@
  * kept from one window to the next. */
 #include <math.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "made.h"
 #include "share.h"
@@ -71,12 +72,11 @@ static int read_head(struct share *s, const json_t *head)
     SQ_TRY(read_learn(s->job.lr, learn));
     SQ_TRY(sq_json_int(&s->acts.samples, head, "samples", 1, INT64_C(1) << 24));
     SQ_TRY(sq_json_int(&s->acts.tokens, head, "length", 1, INT64_C(1) << 20));
-    SQ_TRY(sq_json_int(&s->job.batch, head, "part", 1, INT64_C(1) << 16));
+    SQ_TRY(sq_json_int(&s->job.batch, head, "part", 1, SQ_MIN(s->acts.samples, INT64_C(1) << 16)));
     SQ_TRY(sq_json_bool(&s->job.recompute, head, "recompute"));
     s->acts.hidden = s->cfg.hidden;
     s->job.n = last - s->first + 1;
     SQ_TRY(sq_mul_size(&all, (size_t)(s->acts.samples * s->acts.tokens), (size_t)s->cfg.hidden * sizeof(double)));
-    SQ_TRY(sq_mul_size(&all, (size_t)(s->job.batch * s->acts.tokens), (size_t)(s->cfg.ffn + s->cfg.hidden) * sizeof(double)));
 out:
     return rc;
 }
@@ -116,10 +116,22 @@ out:
     return rc;
 }
 
+/* A header of 60 bytes may announce terabytes. */
+static int check_room(const struct acts *a)
+{
+    const double memory = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE);
+    const double want = 2.0 * (double)acts_bytes(a);
+    return a->spill || want <= memory
+               ? 0
+               : sq_fail(SQ_E_NOMEM, "the activations have %.0f MB, this machine %.0f MB: --spill DIR keeps them on disk",
+                         want / 1e6, memory / 1e6);
+}
+
 static int read_acts(struct share *s, struct sq_stream *in)
 {
     struct acts *a = &s->acts;
     int rc;
+    SQ_TRY(check_room(a));
     SQ_TRY(acts_alloc(a));
     SQ_TRY(sq_alloc(&s->weight, a->samples * a->tokens));
     SQ_TRY(read_array(a->xq.x, in, "xq", a->xq.type, a, a->hidden));

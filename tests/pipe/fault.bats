@@ -88,6 +88,33 @@ tiny="-q -s W4A4 --threads 1 --schedule layer --epochs 1 --batch 1 --no-prov -i 
     cmp ref out
 }
 
+@test "fault: sq-window and its worker" {
+    local one="$tiny --rate 1 --batch 2 --shards 2"
+    tiny_stream 2 3 4 1 >in.sq
+    # shellcheck disable=SC2086
+    sq-window $one
+    mv out ref
+    mkfifo to from tee
+    sq-window() { # with a worker that has no faults
+        env -u SQ_FAULT sq-window --worker --threads 1 <to >from 2>worker.err &
+        local status=0
+        command sq-window "$@" --workers to,from || status=$?
+        kill $! 2>/dev/null
+        wait
+        return $status
+    }
+    # shellcheck disable=SC2086
+    each "open read write" 50 sq-window $one
+    cmp ref out
+    unset -f sq-window
+    tee sent <to >tee &
+    sq-window --worker -i tee -o from --threads 1 &
+    # shellcheck disable=SC2086
+    sq-window $one --workers to,from
+    wait
+    each "$all" 100 sq-window --worker -q --threads 1 -i sent -o out
+}
+
 @test "fault: sq-merge" {
     tiny_stream 2 0 0 0 >in.sq
     each "$all" 100 sq-merge -q -s W3A16 --embed W8 -i in.sq -o out

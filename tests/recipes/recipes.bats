@@ -81,6 +81,24 @@ teardown() {
     [ "$(printf '%s\n' "${lines[@]}" | grep 'W2A16' | cut -d'|' -f4 | sort -u | wc -l)" -eq 4 ]
 }
 
+@test "workers.sh: local workers and those of hosts make the file of one process; one that fails is named" {
+    pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W4A16 "$work/one.gguf" --epochs 2 --batch 3 --shards 3
+    run -0 pipelines/workers.sh 2 examples/tiny examples/tiny/calib.txt W4A16 "$work/two.gguf" --epochs 2
+    [[ $output == *"workers "*"2, not counted"* ]]
+    cmp "$work/one.gguf" "$work/two.gguf"
+    printf '#!/bin/sh\necho "$1" >>%s/hosts\nshift\nexec "$@"\n' "$work" >"$work/ssh"
+    printf '#!/bin/sh\nexit 255\n' >"$work/no-ssh"
+    chmod +x "$work/ssh" "$work/no-ssh"
+    SSH="$work/no-ssh" run ! timeout 60 pipelines/workers.sh b,c examples/tiny examples/tiny/calib.txt W4A16 "$work/hosts.gguf" --epochs 2
+    [[ $output == *"sq-window: error: worker 1 of 2: "* ]]
+    [ ! -e "$work/hosts.gguf" ]
+    WORKER="--precision f32" SSH="$work/ssh" run ! pipelines/workers.sh b,c examples/tiny examples/tiny/calib.txt W4A16 "$work/hosts.gguf" --epochs 2
+    [[ $output == *"worker 1 of 2: "*" computes with "* ]]
+    SSH="$work/ssh" run -0 pipelines/workers.sh b,c examples/tiny examples/tiny/calib.txt W4A16 "$work/hosts.gguf" --epochs 2
+    cmp "$work/one.gguf" "$work/hosts.gguf"
+    [ "$(sort -u "$work/hosts" | tr '\n' ' ')" = "b c " ]
+}
+
 @test "fan-out.sh: blocks of layers learned apart make the same file, at once or one by one, and again after a loss" {
     export SAMPLES=4 LENGTH=64
     pipelines/fan-out.sh examples/tiny examples/tiny/calib.txt W4A16 2 "$work/a.gguf" "$work/a" --epochs 2
@@ -108,7 +126,7 @@ teardown() {
 }
 
 @test "recipes say how they are called" {
-    for recipe in quantize sweep fan-out compare-schedules compare-methods; do
+    for recipe in quantize workers sweep fan-out compare-schedules compare-methods; do
         run -2 "pipelines/$recipe.sh" examples/tiny
         [[ $output == *"$recipe.sh MODEL TEXT"* ]]
     done
