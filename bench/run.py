@@ -11,6 +11,7 @@ import datetime
 import json
 import os
 import re
+import socket
 import statistics
 import subprocess
 import sys
@@ -175,6 +176,18 @@ def whole(r):
     r.say()
 
 
+def alternate(ways, repeats):
+    """seconds of every round of shell commands, in alternating order"""
+    env = dict(os.environ, OMP_WAIT_POLICY="passive")
+    times = {name: [] for name in ways}
+    for i in range(repeats):
+        for name in list(ways)[::1 if i % 2 else -1]:
+            start = time.monotonic()
+            subprocess.run(["bash", "-o", "pipefail", "-c", ways[name]], check=True, env=env)
+            times[name].append(time.monotonic() - start)
+    return times
+
+
 # What two hosts can gain when the second pass follows the first as soon as layers leave it: windows of the default schedule, equal steps.
 OVERLAP_CEILING = {8: 1.38, 30: 1.74}
 
@@ -183,21 +196,42 @@ def overlap(r):
     """One process with both passes against a pipe of two, each on one thread."""
     r.say("## Two passes at the same time\n\n`sq-window --rate 0.5 | sq-window --rate 1`, a thread each, against one process on one thread.\n")
     r.say("| layers | speed | of what two hosts can gain |\n| --- | --- | --- |")
-    env = dict(os.environ, OMP_WAIT_POLICY="passive")
     sq = f"{BUILD}/bin/sq-window -q -s W2A16 --epochs 4 --batch 2 --threads 1"
     for layers, most in OVERLAP_CEILING.items():
-        times = {"one": [], "two": []}
         with tempfile.TemporaryDirectory() as work:
             window.prepare(work, window.options(f"--shape tiny --layers {layers} --batch 4 --tokens 256".split()))
             ways = {"one": f"{sq} -i {work}/calib.sq -o /dev/null", "two": f"{sq} --rate 0.5 -i {work}/calib.sq | {sq} --rate 1 -o /dev/null"}
-            for i in range(r.o.repeats):
-                for name in list(ways)[::1 if i % 2 else -1]:
-                    start = time.monotonic()
-                    subprocess.run(["bash", "-o", "pipefail", "-c", ways[name]], check=True, env=env)
-                    times[name].append(time.monotonic() - start)
+            times = alternate(ways, r.o.repeats)
         gain = statistics.median(times["one"]) / statistics.median(times["two"])
         r.keep({"bench": "overlap", "layers": layers, "seconds": times, "gain": gain})
         r.say(f"| {layers} | {gain:.2f} × | {gain / most:.0%} of {most} |")
+    r.say()
+
+
+def wire(r):
+    """1500 MiB in one stream from one program to another: a pipe, and the endpoints that take its place."""
+    r.say("## One stream between two programs\n\n1500 MiB, every byte checked on both sides; the rate against that of a pipe in the same round, "
+          "start and end of both programs included.\n")
+    r.say("| endpoint | of a pipe's rate | MB/s |\n| --- | --- | --- |")
+    big, gen = 1500, f"{BUILD}/gen/gen_stream --no-prov --big"
+    with tempfile.TemporaryDirectory() as work:
+        for k in ("reader", "writer"):
+            subprocess.run([f"{BUILD}/bin/sq-dump", "-q", "--keygen", f"{work}/{k}"], check=True)
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            port = s.getsockname()[1]
+        between = lambda url, reads="", writes="": (
+            f"{BUILD}/bin/sq-dump --digest -i {url} {reads} >/dev/null & {gen} {big} -o {url} {writes} && wait $!")
+        ways = {"pipe": f"{gen} {big} | {BUILD}/bin/sq-dump --digest >/dev/null", "ipc": between(f"ipc://{work}/s"),
+                "tcp, loopback": between(f"tcp://127.0.0.1:{port}"),
+                "tcp, loopback, with keys": between(f"tcp://127.0.0.1:{port}", f"--key {work}/reader --allow {work}/writer.pub",
+                                                    f"--key {work}/writer --server {work}/reader.pub")}
+        times = alternate(ways, r.o.repeats)
+    for name in ways:
+        ratio = statistics.median(p / t for p, t in zip(times["pipe"], times[name]))
+        rate = big * 1.048576 / statistics.median(times[name])
+        r.keep({"bench": "wire", "endpoint": name, "mib": big, "seconds": times[name], "of_pipe": ratio})
+        r.say(f"| {name} | {ratio:.2f} | {rate:.0f} |")
     r.say()
 
 
@@ -219,7 +253,7 @@ def perplexity(r):
 def main():
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("--quick", action="store_true")
-    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project, whole, overlap")
+    p.add_argument("--only", default=".", help="parts whose name matches: window, eval, cost, project, whole, overlap, wire")
     p.add_argument("--windows", default=".", help="of the windows, those whose options match")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
@@ -239,7 +273,8 @@ def main():
     m = machine()
     r.say(f"# {m['processor']}, {m['threads']} threads\n\n{', '.join(m['instructions'])}; {m['version'].splitlines()[0]}; commit {m['commit']}, "
           f"{m['date']}. Medians of {o.repeats} rounds in alternating order.\n")
-    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections), ("whole", whole), ("overlap", overlap)):
+    for name, part in (("window", windows), ("eval", perplexity), ("cost", costs), ("project", projections), ("whole", whole), ("overlap", overlap),
+                       ("wire", wire)):
         if r.wanted(name):
             part(r)
     return 0
