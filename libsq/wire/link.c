@@ -264,7 +264,7 @@ static int connect_socket(struct link *l, const char *url)
 static void keep_pages(void)
 {
     (void)mallopt(M_MMAP_THRESHOLD, 4 * LINK_DATA);
-    (void)mallopt(M_TRIM_THRESHOLD, 8 * LINK_CREDITS * LINK_DATA);
+    (void)mallopt(M_TRIM_THRESHOLD, 4 * LINK_CREDITS * LINK_DATA);
 }
 
 /* A frozen or cut-off peer is noticed by libzmq's own heartbeats. They come through because credits, not full queues,

@@ -9,7 +9,7 @@
 
 enum {
     LINK_DATA = (1 << 20) + (64 << 10), /* bytes of the stream in one message: a slice and the headers around it */
-    LINK_CREDITS = 4,                   /* messages under way that the reader has not used up */
+    LINK_CREDITS = 8,                   /* messages under way that the reader has not used up */
     LINK_QUEUE = 2 * (LINK_CREDITS + 4), /* high-water mark: these and the few that carry no data; twice, since libzmq
                                           * counts what was taken out in steps of half of it */
     LINK_CONTROL = 4096,                /* largest message of a handshake or without data */
