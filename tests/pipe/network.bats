@@ -6,38 +6,12 @@ setup() {
     build=${SQ_BUILD:-$root/build/gcc}
     mkdir -p "$BATS_TEST_TMPDIR/empty" && cd "$BATS_TEST_TMPDIR/empty" || return 1
     export PATH="$build/bin:$build/gen:$PATH"
+    . "$root/tests/net.bash"
     sq-dump --version | grep -q '^zeromq yes' || skip "skipped: built without ZeroMQ"
-    pids=()
 }
 
 teardown() {
-    local p
-    for p in "${pids[@]}"; do
-        kill -CONT "$p" 2>/dev/null && kill -KILL "$p" 2>/dev/null
-    done
-    wait
-    if [ -n "${space:-}" ]; then
-        ip netns del "$space-a" 2>/dev/null
-        ip netns del "$space-b" 2>/dev/null
-    fi
-    true
-}
-
-port() { # a port of loopback that nobody uses
-    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
-}
-
-start() { # start NAME COMMAND...: in the background; its number in $pid, its stderr in NAME.err
-    "${@:2}" 2>"$1.err" &
-    pid=$!
-    pids+=("$pid")
-}
-
-status_of() { # status_of PID: wait for it, its exit status into $got, the seconds waited into $took
-    local from=$SECONDS
-    got=0
-    wait "$1" || got=$?
-    took=$((SECONDS - from))
+    end_all
 }
 
 # write_to_a_busy_reader [options of the writer]: $writer has more than $reader can pass on
@@ -429,45 +403,4 @@ make_keys() {
     wait "$reader"
     cmp a.sq b.sq
     [ "$(cat kib)" -lt 60000 ]
-}
-
-# ---- two hosts ----
-
-@test "hosts: two network namespaces, with keys; a link that is cut is an error on both sides in time" {
-    command -v ip >/dev/null || skip "skipped: ip(8) is absent"
-    space=sq$$
-    ip netns add "$space-a" 2>/dev/null || skip "skipped: no permission for network namespaces"
-    ip netns add "$space-b"
-    ip link add v$$a netns "$space-a" type veth peer name v$$b netns "$space-b" || skip "skipped: no veth devices"
-    for side in a b; do
-        ip -n "$space-$side" link set lo up
-        ip -n "$space-$side" link set "v$$$side" up
-    done
-    ip -n "$space-a" addr add 10.99.0.1/24 dev v$$a
-    ip -n "$space-b" addr add 10.99.0.2/24 dev v$$b
-    for k in server client; do
-        sq-dump --keygen $k
-    done
-    gen_stream --no-prov >a.sq
-    start reader ip netns exec "$space-b" copy_stream --no-prov -i "tcp://10.99.0.2:5555" -o b.sq --key server --allow client.pub
-    ip netns exec "$space-a" gen_stream --no-prov -o tcp://10.99.0.2:5555 --key client --server server.pub
-    wait "$pid"
-    cmp a.sq b.sq
-
-    start reader ip netns exec "$space-b" copy_stream -i "tcp://*:5555" -o c.sq --key server --allow client.pub --timeout 4
-    reader=$pid
-    start writer ip netns exec "$space-a" gen_stream --big 100000 -o tcp://10.99.0.2:5555 --key client --server server.pub --timeout 4
-    writer=$pid
-    sleep 2
-    kill -0 "$writer"
-    ip -n "$space-b" link set v$$b down
-    from=$SECONDS
-    status_of "$reader"
-    [ "$got" -eq 3 ]
-    status_of "$writer"
-    [ "$got" -eq 3 ]
-    [ $((SECONDS - from)) -le 7 ]
-    grep "lost the writer" reader.err
-    grep "lost the reader" writer.err
-    [ ! -e c.sq ]
 }

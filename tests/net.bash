@@ -1,0 +1,55 @@
+# Processes that speak over endpoints, and hosts for them; read by tests, not run.
+
+pids=() spaces=()
+
+end_all() { # for teardown
+    local p s
+    for p in "${pids[@]}"; do
+        kill -CONT "$p" 2>/dev/null && kill -KILL "$p" 2>/dev/null
+    done
+    wait
+    for s in "${spaces[@]}"; do ip netns del "$s" 2>/dev/null; done
+    true
+}
+
+port() { # a port of loopback that nobody uses
+    python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
+start() { # start NAME COMMAND...: in the background; its number in $pid, its stderr in NAME.err
+    "${@:2}" 2>"$1.err" &
+    pid=$!
+    pids+=("$pid")
+}
+
+status_of() { # status_of PID: wait for it, its exit status into $got, the seconds waited into $took
+    local from=$SECONDS
+    got=0
+    wait "$1" || got=$?
+    took=$((SECONDS - from))
+}
+
+# hosts N: hosts 1 to N as network namespaces, a cable from the first, 10.99.K.1 there, to every other, 10.99.K.K.
+# `$on-K COMMAND` runs on host K.
+hosts() {
+    local k
+    command -v ip >/dev/null || skip "skipped: ip(8) is absent"
+    on="ip netns exec sq$$"
+    for ((k = 1; k <= $1; k++)); do
+        ip netns add "sq$$-$k" 2>/dev/null || skip "skipped: no permission for network namespaces"
+        spaces+=("sq$$-$k")
+        ip -n "sq$$-$k" link set lo up
+        [ "$k" -gt 1 ] || continue
+        ip link add "to$k" netns "sq$$-1" type veth peer name to1 netns "sq$$-$k" 2>/dev/null || skip "skipped: no veth devices"
+        ip -n "sq$$-1" addr add "10.99.$k.1/24" dev "to$k"
+        ip -n "sq$$-$k" addr add "10.99.$k.$k/24" dev to1
+        ip -n "sq$$-1" link set "to$k" up
+        ip -n "sq$$-$k" link set to1 up
+        sq-dump --keygen "key$k"
+    done
+    sq-dump --keygen key1
+}
+
+cable() { # cable K up|down: at host K's end
+    ip -n "sq$$-$1" link set to1 "$2"
+}

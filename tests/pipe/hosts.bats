@@ -1,0 +1,124 @@
+# Hosts as network namespaces, with keys: streams, two passes at once, fan-out, a cable that is cut
+bats_require_minimum_version 1.5.0
+
+setup() {
+    root=$(cd "$BATS_TEST_DIRNAME/../.." && pwd)
+    build=${SQ_BUILD:-$root/build/gcc}
+    mkdir -p "$BATS_TEST_TMPDIR/empty" && cd "$BATS_TEST_TMPDIR/empty" || return 1
+    export PATH="$build/bin:$build/gen:$PATH" OMP_WAIT_POLICY=passive
+    . "$root/tests/net.bash"
+    sq-dump --version | grep -q '^zeromq yes' || skip "skipped: built without ZeroMQ"
+}
+
+teardown() {
+    end_all
+}
+
+# what the connecting and the binding side of a cable between host 1 and host K say about keys
+from1() { echo "--key key1 --server key$1.pub"; }
+at() { echo "--key key$1 --allow key1.pub"; }
+
+window=(sq-window -s W2A16 --threads 1 --batch 2 --no-prov)
+
+calibration() { # tiny.sq
+    sq-load "$root/examples/tiny" | sq-calib -t "$root/examples/tiny/calib.txt" -n 4 -l 32 --heldout 1 -o tiny.sq
+}
+
+# shellcheck disable=SC2046,SC2086
+@test "hosts: a stream arrives; a cable that is cut is an error on both sides in time" {
+    hosts 2
+    gen_stream --no-prov >a.sq
+    start reader $on-2 copy_stream --no-prov -i tcp://10.99.2.2:5555 -o b.sq $(at 2)
+    $on-1 gen_stream --no-prov -o tcp://10.99.2.2:5555 $(from1 2)
+    wait "$pid"
+    cmp a.sq b.sq
+
+    start reader $on-2 copy_stream -i 'tcp://*:5555' -o c.sq $(at 2) --timeout 4
+    reader=$pid
+    start writer $on-1 gen_stream --big 100000 -o tcp://10.99.2.2:5555 $(from1 2) --timeout 4
+    writer=$pid
+    sleep 2
+    kill -0 "$writer"
+    cable 2 down
+    from=$SECONDS
+    status_of "$reader"
+    [ "$got" -eq 3 ]
+    status_of "$writer"
+    [ "$got" -eq 3 ]
+    [ $((SECONDS - from)) -le 7 ]
+    grep "lost the writer" reader.err
+    grep "lost the reader" writer.err
+    [ ! -e c.sq ]
+}
+
+# two_passes: the first pass on host 1, the second on host 2, of tiny.sq into two.sq; their numbers in $first and $second
+two_passes() {
+    # shellcheck disable=SC2046,SC2086
+    {
+        start second $on-2 "${window[@]}" --epochs 8 --rate 1.0 -i 'tcp://*:5555' -o two.sq $(at 2) "$@" --work w2
+        second=$pid
+        start first $on-1 "${window[@]}" --epochs 8 --rate 0.5 -i tiny.sq -o tcp://10.99.2.2:5555 $(from1 2) "$@" --work w1
+        first=$pid
+    }
+}
+
+finished() { # finished FOLDER: windows kept there
+    find "$1" -name 'stage-*.sq' | wc -l
+}
+
+@test "hosts: two passes at once on two hosts end like one process; cut in the middle they go on with the same bytes" {
+    hosts 2
+    calibration
+    "${window[@]}" --epochs 8 -i tiny.sq -o one.sq
+    mkdir w1 w2
+    two_passes --timeout 2
+    for _ in $(seq 400); do
+        [ "$(finished w2)" -eq 0 ] || break
+        sleep 0.05
+    done
+    kill -0 "$first"
+    cable 2 down
+    status_of "$first"
+    [ "$got" -eq 3 ]
+    grep "sq-window: error: 'tcp://10.99.2.2:5555': lost the reader" first.err
+    status_of "$second"
+    [ "$got" -eq 3 ]
+    grep "'tcp://\*:5555': lost the writer" second.err
+    [ ! -e two.sq ]
+    kept=$(finished w1)
+    echo "$kept windows of the first pass, $(finished w2) of the second finished"
+    [ "$kept" -gt 0 ] && [ "$(finished w2)" -gt 0 ]
+
+    cable 2 up
+    two_passes
+    status_of "$first"
+    [ "$got" -eq 0 ]
+    status_of "$second"
+    [ "$got" -eq 0 ]
+    cmp one.sq two.sq
+}
+
+# shellcheck disable=SC2046,SC2086
+@test "hosts: jobs that three hosts learn come back into the bytes of one host" {
+    hosts 4
+    calibration
+    "${window[@]}" --epochs 4 --schedule blocks:3 --jobs jobs -i tiny.sq
+    mkdir here there
+    k=2
+    while IFS=$'\t' read -r id input _ output; do
+        "${window[@]}" --config jobs/arguments --job "jobs/$input" -o "here/$output"
+        start "result$k" $on-1 copy_stream --no-prov -i "tcp://10.99.$k.1:5556" -o "there/$output" --key key1 --allow "key$k.pub"
+        results+=("$pid")
+        start "worker$k" $on-$k "${window[@]}" --config jobs/arguments --job "tcp://10.99.$k.$k:5555" -o "tcp://10.99.$k.1:5556" \
+            $(at $k) --server key1.pub
+        start "sender$k" $on-1 copy_stream --no-prov -i "jobs/$input" -o "tcp://10.99.$k.$k:5555" $(from1 $k)
+        k=$((k + 1))
+    done <jobs/plan.tsv
+    [ "$k" -eq 5 ]
+    for p in "${pids[@]}"; do wait "$p"; done
+    (cd here && sq-merge --no-prov ./*.out <../tiny.sq >../here.sq)
+    # a duplicate, and another order
+    cp there/003-005.out there/again.out
+    (cd there && sq-merge --no-prov again.out 006-007.out 003-005.out 000-002.out <../tiny.sq >../there.sq)
+    cmp here.sq there.sq
+}
