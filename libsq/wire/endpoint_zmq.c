@@ -20,6 +20,7 @@
 
 #if SQ_HAVE_ZMQ
 #include "link.h"
+#include "sq/fault.h"
 #include "sq/net.h"
 #include "sq/stop.h"
 
@@ -280,7 +281,7 @@ out:
 static int send_data(struct link *l, const void *a, size_t na, const void *b, size_t nb)
 {
     zmq_msg_t m;
-    if (zmq_msg_init_size(&m, 1 + na + nb) < 0)
+    if (sq_fault(SQ_FAULT_ALLOC) || zmq_msg_init_size(&m, 1 + na + nb) < 0)
         return sq_fail(SQ_E_NOMEM, "no memory for a message of %zu bytes", na + nb);
     uint8_t *to = zmq_msg_data(&m);
     *to = 'D';

@@ -8,6 +8,8 @@
 #include <string.h>
 #include <zmq.h>
 
+#include "sq/fault.h"
+
 /* A request is version, request id, domain, address, routing id, mechanism and, for CURVE, the client's key. */
 enum { ID = 1, DOMAIN_ = 2, MECHANISM = 5, KEY = 6, FRAMES = 7, FRAME_MAX = 256 };
 
@@ -79,7 +81,7 @@ int gate_start(struct gate *g, void *ctx)
     sigset_t all, before;
     int rc = 0;
 
-    g->sock = zmq_socket(ctx, ZMQ_REP);
+    g->sock = sq_fault(SQ_FAULT_OPEN) ? NULL : zmq_socket(ctx, ZMQ_REP);
     if (!g->sock || zmq_setsockopt(g->sock, ZMQ_LINGER, &(int){0}, sizeof(int)) < 0 ||
         zmq_bind(g->sock, "inproc://zeromq.zap.01") < 0)
         rc = sq_fail(SQ_E_IO, "ZeroMQ: %s", zmq_strerror(errno));

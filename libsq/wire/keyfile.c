@@ -12,6 +12,8 @@
 #if SQ_HAVE_ZMQ
 #include <zmq.h>
 
+#include "sq/fault.h"
+
 static const char secret_word[] = "sq-secret-key ", public_word[] = "sq-public-key ";
 
 enum { Z85 = 41, LINE = 1024, HEX = 2 * KEY_BYTES };
@@ -48,8 +50,8 @@ static int write_key(const char *path, const char *word, const struct key *k, mo
     for (int i = 0; i < KEY_BYTES; i++)
         n += snprintf(line + n, sizeof line - (size_t)n, "%02x", k->byte[i]);
     line[n++] = '\n';
-    const int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
-    bool ok = fd >= 0 && write(fd, line, (size_t)n) == n && fsync(fd) == 0;
+    const int fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, mode);
+    bool ok = fd >= 0 && !sq_fault(SQ_FAULT_WRITE) && write(fd, line, (size_t)n) == n && !sq_fault(SQ_FAULT_SYNC) && fsync(fd) == 0;
     const int e = errno;
     explicit_bzero(line, sizeof line);
     if (fd >= 0)
@@ -101,7 +103,7 @@ static int open_file(FILE **f, const char *path, bool secret)
 {
     struct stat st;
     *f = NULL;
-    const int fd = open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+    const int fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_RDONLY | O_CLOEXEC | O_NONBLOCK);
     int rc = 0;
 
     if (fd < 0 || fstat(fd, &st) < 0)

@@ -12,6 +12,7 @@
 #include <sys/un.h>
 #include <unistd.h>
 
+#include "sq/fault.h"
 #include "sq/net.h"
 
 enum { FAILURES = 3, SELF_TEST_MS = 5000 };
@@ -102,7 +103,7 @@ static void *watch(struct link *l, void *sock, const char *name)
                       ZMQ_EVENT_HANDSHAKE_FAILED_AUTH;
     void *events = NULL;
     /* without a limit: a full queue would stop the thread that keeps connections alive */
-    if (zmq_socket_monitor(sock, name, kinds) == 0 && (events = zmq_socket(l->ctx, ZMQ_PAIR)) &&
+    if (!sq_fault(SQ_FAULT_OPEN) && zmq_socket_monitor(sock, name, kinds) == 0 && (events = zmq_socket(l->ctx, ZMQ_PAIR)) &&
         set(events, ZMQ_RCVHWM, 0) == 0 && set(events, ZMQ_LINGER, 0) == 0 && zmq_connect(events, name) == 0)
         return events;
     if (events)
@@ -241,7 +242,7 @@ static int bind_socket(struct link *l, const struct key *public_key, const char 
     if (rc < 0 || (rc = gate_start(&l->gate, l->ctx)) < 0)
         return rc;
     const mode_t before = umask(0177); /* the socket's file is its owner's alone */
-    if (zmq_bind(l->sock, url) < 0)
+    if (sq_fault(SQ_FAULT_OPEN) || zmq_bind(l->sock, url) < 0)
         rc = failed(l, "listen there");
     l->listens = rc == 0;
     umask(before);
@@ -257,7 +258,7 @@ static int connect_socket(struct link *l, const char *url)
 {
     if (!(l->events = watch(l, l->sock, "inproc://sq-events")))
         return failed(l, "watch it");
-    return zmq_connect(l->sock, url) < 0 ? failed(l, "connect") : 0;
+    return sq_fault(SQ_FAULT_OPEN) || zmq_connect(l->sock, url) < 0 ? failed(l, "connect") : 0;
 }
 
 /* Messages from the heap, whose pages stay when they are freed; mapped ones cost their page faults again each. */
@@ -274,12 +275,12 @@ static int make_socket(struct link *l)
     const int ms = (int)sq_net()->timeout * 1000;
     const int64_t largest = (l->dir == SQ_READ ? LINK_DATA : 0) + LINK_CONTROL;
 
-    if (!(l->ctx = zmq_ctx_new()) || !(l->sock = zmq_socket(l->ctx, l->net.binds ? ZMQ_ROUTER : ZMQ_DEALER)))
+    if (sq_fault(SQ_FAULT_OPEN) || !(l->ctx = zmq_ctx_new()) || !(l->sock = zmq_socket(l->ctx, l->net.binds ? ZMQ_ROUTER : ZMQ_DEALER)))
         return failed(l, "make a socket");
     if (set(l->sock, ZMQ_SNDHWM, LINK_QUEUE) < 0 || set(l->sock, ZMQ_RCVHWM, LINK_QUEUE) < 0 ||
         zmq_setsockopt(l->sock, ZMQ_MAXMSGSIZE, &largest, sizeof largest) < 0 || set(l->sock, ZMQ_LINGER, 0) < 0 ||
         set(l->sock, ZMQ_HEARTBEAT_IVL, ms / 4) < 0 || set(l->sock, ZMQ_HEARTBEAT_TIMEOUT, ms / 2) < 0 ||
-        set(l->sock, ZMQ_HANDSHAKE_IVL, SQ_MIN(ms, 5000)) < 0 || set(l->sock, ZMQ_RECONNECT_IVL, 100) < 0 ||
+        set(l->sock, ZMQ_HANDSHAKE_IVL, SQ_MIN(ms, 5000)) < 0 || set(l->sock, ZMQ_RECONNECT_IVL, 10) < 0 ||
         set(l->sock, ZMQ_RECONNECT_IVL_MAX, 1000) < 0 || set(l->sock, ZMQ_IPV6, l->net.ipv6) < 0)
         return failed(l, "set it up");
     if (l->net.binds && (set(l->sock, ZMQ_ROUTER_MANDATORY, 1) < 0 || set(l->sock, ZMQ_BACKLOG, 16) < 0 ||

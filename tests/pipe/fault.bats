@@ -17,7 +17,7 @@ each() {
         for ((n = 0; n < 5000; n++)); do
             rm -rf out out.*
             status=0
-            SQ_FAULT=$kind:$n "$@" >stdout 2>err || status=$?
+            SQ_FAULT=$kind:$n $around "$@" >stdout 2>err || status=$?
             [ $status -ne 0 ] || break
             hit=$((hit + 1))
             if [ $status -ne 1 ] || [ "$(wc -l <err)" -ne 1 ] || ! grep -q "^$prog: error: ..." err || [ -n "$(ls -d out out.* 2>/dev/null)" ]; then
@@ -33,6 +33,7 @@ each() {
 }
 
 hook() { :; }
+around= # what runs the command
 
 all="open read write sync rename alloc"
 
@@ -135,4 +136,34 @@ tiny="-q -s W4A4 --threads 1 --schedule layer --epochs 1 --batch 1 --no-prov -i 
     each "open read alloc" 50 sq-eval -q --ids ids -l 8 in.sq
     each "open read alloc" 50 sq-dump -q --check in.sq
     each "open read alloc" 20 sq-dump -q in.sq
+}
+
+# with_peer COMMAND...: the command, beside $peer, which is the sound other side of its endpoint
+with_peer() {
+    local status=0 beside
+    env -u SQ_FAULT "${peer[@]}" >peer.sq 2>peer.err &
+    beside=$!
+    "$@" || status=$?
+    [ $status -eq 0 ] || kill $beside 2>/dev/null || true # it may wait for somebody who never came
+    wait $beside 2>/dev/null || [ $status -ne 0 ] || status=99
+    return $status
+}
+
+@test "fault: endpoints, with keys and without, on both sides" {
+    sq-dump --version | grep -q '^zeromq yes' || skip "skipped: built without ZeroMQ"
+    around=with_peer
+    peer=(copy_stream --no-prov -i ipc://s)
+    each "open alloc" 10 gen_stream --big 1 --no-prov -o ipc://s
+    gen_stream --big 1 --no-prov >ref.sq
+    cmp ref.sq peer.sq
+    peer=(gen_stream --big 1 --no-prov -o ipc://s)
+    each "open alloc" 10 copy_stream --no-prov -i ipc://s -o out
+    cmp ref.sq out
+    at=tcp://127.0.0.1:$(python3 -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    sq-dump --keygen k
+    peer=(gen_stream --big 1 --no-prov -o "$at" --key k --server k.pub)
+    each "open alloc" 15 copy_stream --no-prov -i "$at" -o out --key k --allow k.pub
+    cmp ref.sq out
+    around=
+    each "open write sync" 3 sq-dump -q --keygen out
 }

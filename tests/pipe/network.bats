@@ -122,6 +122,31 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     grep "'ipc://s': lost the reader" writer.err
 }
 
+@test "network: clocks that jump give nobody up and end no wait early" {
+    jump=$(find /usr/lib -name libfaketime.so.1 2>/dev/null | head -n 1)
+    [ -n "$jump" ] || skip "skipped: faketime is absent"
+    [[ $build != *address* && $build != *thread* ]] || skip "skipped: a sanitizer wants to be loaded first"
+    echo +0 >now
+    with=(env "LD_PRELOAD=$jump" FAKETIME_TIMESTAMP_FILE="$PWD/now" FAKETIME_NO_CACHE=1 FAKETIME_DONT_FAKE_MONOTONIC=1)
+    [ "$(echo +400d >now; "${with[@]}" date +%Y)" -gt "$(date +%Y)" ]
+    echo +0 >now
+    start reader "${with[@]}" copy_stream -i ipc://s -o out.sq --timeout 2
+    reader=$pid
+    start nobody "${with[@]}" copy_stream -i ipc://t --wait 4
+    nobody=$pid
+    start writer "${with[@]}" gen_stream --fault stall -o ipc://s --timeout 2
+    from=$SECONDS
+    for now in +400d -400d +1d; do
+        sleep 1
+        echo $now >now
+    done
+    kill -0 "$reader" "$nobody" "$pid"
+    status_of "$nobody"
+    [ "$got" -eq 3 ] && [ $((SECONDS - from)) -ge 4 ] && [ $((SECONDS - from)) -le 6 ]
+    kill -0 "$reader" "$pid"
+    [ ! -s reader.err ] && [ ! -s writer.err ]
+}
+
 @test "network: a busy writer is waited for, a frozen one is given up in time" {
     start reader copy_stream -i ipc://s -o out.sq --timeout 2
     reader=$pid
