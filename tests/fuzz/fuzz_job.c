@@ -1,5 +1,6 @@
 /* A job file, valid at first, spoiled as the input's bytes say and with its digests made anew (they would stop most mutations
  * of its bytes): other members, values, payloads, orders of records. It must be learned or refused; what was learned is a stream. */
+#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -82,6 +83,7 @@ out:
 static void prepare(void)
 {
     char dir[] = "/tmp/sq-fuzz-XXXXXX", command[64];
+    omp_set_num_threads(1); /* nothing here is large enough for two */
     sq_log_set("fuzz", SQ_ERROR);
     if (!mkdtemp(dir) || make_job(dir) < 0) {
         fprintf(stderr, "fuzz_job: %s\n", sq_errmsg());
