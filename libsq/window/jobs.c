@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #include "pass.h"
+#include "sq/fault.h"
 #include "sq/json.h"
 #include "sq/stop.h"
 
@@ -85,13 +86,13 @@ static int open_text(FILE **f, const struct jobs *j, const char *name)
     const int rc = path_of(path, sizeof path, j, name);
     if (rc < 0)
         return rc;
-    *f = fopen(path, "w");
+    *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "w");
     return *f ? 0 : sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno));
 }
 
 static int close_text(FILE **f, const struct jobs *j, const char *name)
 {
-    const bool bad = ferror(*f) || fflush(*f) || fsync(fileno(*f));
+    const bool bad = ferror(*f) || sq_fault(SQ_FAULT_WRITE) || fflush(*f) || sq_fault(SQ_FAULT_SYNC) || fsync(fileno(*f));
     const int rc = fclose(*f);
     *f = NULL;
     return bad || rc ? sq_fail(SQ_E_IO, "cannot write '%s/%s': %s", j->dir, name, strerror(errno)) : 0;
@@ -105,7 +106,7 @@ static int publish_plan(struct jobs *j)
     SQ_TRY(close_text(&j->plan, j, PLAN ".tmp"));
     SQ_TRY(path_of(temp, sizeof temp, j, PLAN ".tmp"));
     SQ_TRY(path_of(path, sizeof path, j, PLAN));
-    if (rename(temp, path) < 0)
+    if (sq_fault(SQ_FAULT_RENAME) || rename(temp, path) < 0)
         SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno)));
 out:
     return rc;
@@ -115,9 +116,9 @@ out:
 static int make_folder(struct jobs *j)
 {
     bool empty = true;
-    if (mkdir(j->dir, 0777) < 0 && errno != EEXIST)
+    if (sq_fault(SQ_FAULT_OPEN) || (mkdir(j->dir, 0777) < 0 && errno != EEXIST))
         return sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno));
-    DIR *d = opendir(j->dir);
+    DIR *d = sq_fault(SQ_FAULT_OPEN) ? NULL : opendir(j->dir);
     if (!d)
         return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", j->dir, strerror(errno));
     for (const struct dirent *e; (e = readdir(d));)

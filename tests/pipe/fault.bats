@@ -9,7 +9,7 @@ setup() {
 }
 
 # each KINDS LEAST COMMAND...: every fault of these kinds is status 1, one line of the program, and neither out nor anything
-# temporary; hook, a function, may look closer. At least LEAST faults hit. The last run, without a fault, leaves out.
+# temporary ($never); hook, a function, may look closer. At least LEAST faults hit. The last run, without a fault, leaves out.
 each() {
     local kinds=$1 least=$2 prog=$3 hit=0 kind n status
     shift 2
@@ -20,8 +20,8 @@ each() {
             SQ_FAULT=$kind:$n $around "$@" >stdout 2>err || status=$?
             [ $status -ne 0 ] || break
             hit=$((hit + 1))
-            if [ $status -ne 1 ] || [ "$(wc -l <err)" -ne 1 ] || ! grep -q "^$prog: error: ..." err || [ -n "$(ls -d out out.* 2>/dev/null)" ]; then
-                echo "$prog $kind:$n: status $status, left: $(ls -d out out.* 2>/dev/null)"
+            if [ $status -ne 1 ] || [ "$(wc -l <err)" -ne 1 ] || ! grep -q "^$prog: error: ..." err || [ -n "$(ls -d $never 2>/dev/null)" ]; then
+                echo "$prog $kind:$n: status $status, left: $(ls -d $never 2>/dev/null)"
                 head -30 err
                 return 1
             fi
@@ -34,6 +34,7 @@ each() {
 
 hook() { :; }
 around= # what runs the command
+never="out out.*"
 
 all="open read write sync rename alloc"
 
@@ -87,6 +88,13 @@ tiny="-q -s W4A4 --threads 1 --schedule layer --epochs 1 --batch 1 --no-prov -i 
     # shellcheck disable=SC2086
     each "open read write sync rename" 50 sq-window $one --work folder
     cmp ref out
+}
+
+@test "fault: jobs: no plan before all of it is there" {
+    tiny_stream 2 2 4 1 >in.sq
+    never=out/plan.tsv
+    each "$all" 100 sq-window -q -s W2A16 --threads 1 --schedule blocks:1 --no-prov -i in.sq --jobs out
+    [ "$(wc -l <out/plan.tsv)" -eq 2 ]
 }
 
 @test "fault: sq-window and its worker" {
