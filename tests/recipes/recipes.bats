@@ -126,9 +126,9 @@ teardown() {
 }
 
 @test "recipes say how they are called" {
-    for recipe in quantize workers sweep fan-out compare-schedules compare-methods; do
+    for recipe in quantize two-passes workers sweep fan-out compare-schedules compare-methods; do
         run -2 "pipelines/$recipe.sh" examples/tiny
-        [[ $output == *"$recipe.sh MODEL TEXT"* ]]
+        [[ $output == *"$recipe.sh "*"MODEL TEXT"* ]]
     done
 }
 
