@@ -20,8 +20,8 @@ static int64_t place(float *base, int64_t at, const struct part *part, int64_t n
     return at;
 }
 
-/* Outputs of products and of the attention: what may be set aside in bf16. Gate and up are the last ones. */
-enum { OUTPUTS = 9, STATISTICS = 6 };
+/* Outputs: of products and of the attention, what may be set aside in bf16; gate and up are the last ones. Exact: set aside in f32. */
+enum { OUTPUTS = 7, EXACT = 8 };
 
 static void outputs(struct part part[OUTPUTS], struct sq_trace *t, int64_t n)
 {
@@ -29,19 +29,20 @@ static void outputs(struct part part[OUTPUTS], struct sq_trace *t, int64_t n)
     const int64_t q = n * c->heads * c->head_dim, kv = n * c->kv_heads * c->head_dim;
     const int64_t F = (c->experts > 0 ? n * c->top : n) * c->ffn;
     const struct part all[OUTPUTS] = {
-        {&t->qraw, c->qk_norm ? q : 0}, {&t->kraw, c->qk_norm ? kv : 0}, {&t->q, q}, {&t->k, kv}, {&t->v, kv},
-        {&t->out, q}, {&t->mid, n * c->hidden}, {&t->gate, F}, {&t->up, F},
+        {&t->qraw, c->qk_norm ? q : 0}, {&t->kraw, c->qk_norm ? kv : 0}, {&t->v, kv}, {&t->out, q},
+        {&t->mid, n * c->hidden}, {&t->gate, F}, {&t->up, F},
     };
     memcpy(part, all, sizeof all);
 }
 
-/* Small, and in f32 always; what else routing needs is made again from prob. */
-static void statistics(struct part part[STATISTICS], struct sq_trace *t, int64_t n)
+/* Probabilities are exp(q k - lse): rounded q and k would make rows of another sum, and what all keys have in common, a large
+ * bias, would no longer cancel in dq. The rest is small; what else routing needs is made again from prob. */
+static void exact(struct part part[EXACT], struct sq_trace *t, int64_t n)
 {
     const struct sq_config *c = t->cfg;
-    const int64_t norm = c->qk_norm ? n : 0;
-    const struct part all[STATISTICS] = {
-        {&t->lse, n * c->heads}, {&t->rrms1, n}, {&t->rrms2, n}, {&t->rrmsq, norm * c->heads},
+    const int64_t D = c->head_dim, norm = c->qk_norm ? n : 0;
+    const struct part all[EXACT] = {
+        {&t->q, n * c->heads * D}, {&t->k, n * c->kv_heads * D}, {&t->lse, n * c->heads}, {&t->rrms1, n}, {&t->rrms2, n}, {&t->rrmsq, norm * c->heads},
         {&t->rrmsk, norm * c->kv_heads}, {&t->prob, n * c->experts},
     };
     memcpy(part, all, sizeof all);
@@ -79,10 +80,10 @@ static int64_t lay_out(struct sq_trace *t, float *base)
     const struct sq_config *cfg = t->cfg;
     const int64_t n = t->rows, q = n * cfg->heads * cfg->head_dim, kv = n * cfg->kv_heads * cfg->head_dim;
     const struct part heads[] = {{&t->qq, q}, {&t->kq, kv}, {&t->vq, kv}, {&t->dq, q}, {&t->dk, kv}, {&t->dv, kv}};
-    struct part part[OUTPUTS], stat[STATISTICS];
+    struct part part[OUTPUTS], rest[EXACT];
     outputs(part, t, n);
-    statistics(stat, t, n);
-    int64_t at = place(base, 0, stat, STATISTICS);
+    exact(rest, t, n);
+    int64_t at = place(base, 0, rest, EXACT);
     at = lay_out_workspace(t, base, at);
     at = place(base, at, part, OUTPUTS - 2);
     return SQ_MAX(place(base, at, part + OUTPUTS - 2, 2), place(base, at, heads, SQ_COUNT(heads)));
@@ -134,7 +135,7 @@ void sq_trace_free(struct sq_trace **t)
 /* ---- aside ---------------------------------------------------------------------------------- */
 
 struct sq_kept {
-    struct sq_floats outputs, statistics;
+    struct sq_floats outputs, exact;
 };
 
 static int64_t count(const struct part *part, int n)
@@ -145,15 +146,15 @@ static int64_t count(const struct part *part, int n)
     return sum;
 }
 
-/* Elements of a forward of n rows: the outputs; the statistics. */
+/* Elements of a forward of n rows: the outputs; what stays exact. */
 static void kept_counts(int64_t counts[2], const struct sq_config *cfg, int64_t n)
 {
     struct sq_trace t = {.cfg = cfg};
-    struct part part[OUTPUTS], stat[STATISTICS];
+    struct part part[OUTPUTS], rest[EXACT];
     outputs(part, &t, n);
-    statistics(stat, &t, n);
+    exact(rest, &t, n);
     counts[0] = count(part, OUTPUTS);
-    counts[1] = count(stat, STATISTICS);
+    counts[1] = count(rest, EXACT);
 }
 
 int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type)
@@ -167,7 +168,7 @@ int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch
 {
     struct sq_kept *k = NULL;
     char *outs = NULL;
-    float *stats = NULL;
+    float *rest = NULL;
     int64_t counts[2];
     int rc;
     *out = NULL;
@@ -175,8 +176,8 @@ int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch
     SQ_TRY(sq_alloc(&k, 1));
     SQ_TRY(sq_alloc(&outs, counts[0] * (int64_t)sq_dtype_size(type)));
     k->outputs = (struct sq_floats){type, outs};
-    SQ_TRY(sq_alloc(&stats, counts[1]));
-    k->statistics = (struct sq_floats){SQ_F32, stats};
+    SQ_TRY(sq_alloc(&rest, counts[1]));
+    k->exact = (struct sq_floats){SQ_F32, rest};
     *out = k;
     return 0;
 out:
@@ -189,7 +190,7 @@ void sq_kept_free(struct sq_kept **k)
     if (!*k)
         return;
     sq_free((*k)->outputs.x);
-    sq_free((*k)->statistics.x);
+    sq_free((*k)->exact.x);
     sq_free(*k);
     *k = NULL;
 }
@@ -208,20 +209,20 @@ static void get(struct sq_floats from, const struct part *part, int n)
 
 void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n)
 {
-    struct part part[OUTPUTS], stat[STATISTICS];
+    struct part part[OUTPUTS], rest[EXACT];
     outputs(part, t, n);
-    statistics(stat, t, n);
+    exact(rest, t, n);
     put(k->outputs, part, OUTPUTS);
-    put(k->statistics, stat, STATISTICS);
+    put(k->exact, rest, EXACT);
 }
 
 void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
 {
-    struct part part[OUTPUTS], stat[STATISTICS];
+    struct part part[OUTPUTS], rest[EXACT];
     outputs(part, t, n);
-    statistics(stat, t, n);
+    exact(rest, t, n);
     get(k->outputs, part, OUTPUTS);
-    get(k->statistics, stat, STATISTICS);
+    get(k->exact, rest, EXACT);
     if (t->cfg->experts > 0)
         sq_moe_dispatch(t, n);
 }

@@ -123,11 +123,13 @@ int cursor_read(struct acts *a, struct sq_stream *in, const struct sq_record *re
         rc = sq_json_str(&dtype, rec->head, "dtype");
     if (rc < 0)
         return rc;
+    if (strcmp(dtype, sq_dtype_name(a->xf.type)) != 0)
+        return sq_fail(SQ_E_FORMAT, "the cursor in front of layer %" PRId64 " has %.20s activations, this process keeps %s: another "
+                       "version wrote it; use --no-cursor to start from the tokens", here.layer, dtype, sq_dtype_name(a->xf.type));
     sq_hash_text(digest, sq_hash_value(seen));
     here.same = json_is_true(json_object_get(rec->head, "same"));
     if (here.layer != c->layer || here.float_layer != c->float_layer || here.scheme.rate != c->scheme.rate ||
-        strcmp(dtype, sq_dtype_name(a->xf.type)) != 0 || rec->bytes != (here.same ? bytes : 2 * bytes) ||
-        strcmp(said, digest) != 0)
+        rec->bytes != (here.same ? bytes : 2 * bytes) || strcmp(said, digest) != 0)
         return sq_fail(SQ_E_FORMAT,
                        "the cursor in front of layer %" PRId64
                        " does not belong to the tokens and layers before it; use "

@@ -21,15 +21,16 @@ int64_t pass_spill_bytes(const struct pass *e)
     return 2 * (int64_t)acts_bytes(&e->acts);
 }
 
-/* a layer as it is held: its tensors, what was widened of them, its parameters and the guard's copy of them, and the sum of
- * the gradients of a batch's parts */
-static int64_t held_bytes(const struct held *h, int64_t shards)
+/* a layer as it is held: its tensors, what was widened of them, its parameters and their copies: the guard's, the sum of
+ * the gradients of a batch's parts, what was handed out to workers */
+static int64_t held_bytes(const struct held *h, const struct sq_plan *p)
 {
+    const int64_t copies = 1 + (p->shards > 1) + (p->workers.n > 0);
     int64_t bytes = h->w.count * (int64_t)sizeof(float);
     for (int64_t i = 0; i < h->layer.ntensor; i++)
         bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
     for (int64_t i = 0; i < h->p.nparam; i++)
-        bytes += (shards > 1 ? 2 : 1) * h->p.param[i].n * (int64_t)sizeof(float);
+        bytes += copies * h->p.param[i].n * (int64_t)sizeof(float);
     return bytes + sq_params_bytes(&h->p);
 }
 
@@ -39,7 +40,7 @@ int64_t pass_memory(const struct pass *e, const struct held *like, int64_t wides
     const int64_t streams = p->spill ? 0 : pass_spill_bytes(e);
     const int64_t tokens = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
     const int64_t batch = SQ_MIN(p->batch, e->acts.samples), rows = batch * e->acts.tokens;
-    return FIXED + workspace(&e->cfg, rows, e->acts.tokens) + widest * held_bytes(like, p->shards) + streams + tokens +
+    return FIXED + workspace(&e->cfg, rows, e->acts.tokens) + widest * held_bytes(like, p) + streams + tokens +
            sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens,
                             recompute);
 }

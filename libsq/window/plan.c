@@ -112,6 +112,8 @@ int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed
     if (o->workers.n > o->shards)
         return sq_fail(SQ_E_ARG, "%d workers for --shards %" PRId64 ": every one computes a part at the least", o->workers.n,
                        o->shards);
+    if (o->workers.n > 0 && (o->plan || o->jobs))
+        return sq_fail(SQ_E_ARG, "nothing is learned with %s: leave out --workers", o->plan ? "--plan" : "--jobs");
     if (o->shards > o->batch)
         return sq_fail(SQ_E_ARG, "--shards %" PRId64 " are more than the samples of --batch %" PRId64, o->shards, o->batch);
     if (o->jobs && o->job)

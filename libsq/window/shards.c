@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "sq/stop.h"
 #include "workers.h"
 
 struct sq_param *learned_next(struct learned *at, const struct sq_window_job *job)
@@ -85,10 +86,12 @@ int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_
         double part;
         if (s.n == 0)
             continue;
-        if (i < own)
+        if (i < own) {
             part = train_part(t, job, pick + s.first, s.n, n);
-        else
+            SQ_TRY(sq_stop_check()); /* nobody waits for workers then */
+        } else {
             SQ_TRY(workers_receive(&part, job->workers, job, step, i));
+        }
         *loss += part;
         if (shards > 1)
             add(sum, job, first);

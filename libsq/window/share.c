@@ -20,6 +20,20 @@ bool share_is(const struct sq_record *rec, const char *name)
     return record && strcmp(record, name) == 0;
 }
 
+/* A peer that ends early closes its input before anybody reads what it said last. */
+int share_why(int rc, struct sq_stream *in)
+{
+    enum { UNREAD = 1024 }; /* records that it may have sent before */
+    struct sq_record rec = SQ_RECORD_INIT;
+    char text[512];
+    int why = rc == SQ_E_PEER;
+    snprintf(text, sizeof text, "%s", sq_errmsg());
+    for (int i = 0; why > 0 && i < UNREAD; i++)
+        why = sq_stream_next(in, &rec);
+    sq_record_release(&rec);
+    return why == SQ_E_ABORTED ? why : sq_fail((enum sq_err)rc, "%s", text);
+}
+
 int share_next(struct sq_record *rec, struct sq_stream *in, const char *name)
 {
     const int rc = sq_stream_next(in, rec);

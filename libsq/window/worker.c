@@ -213,7 +213,9 @@ static int take_step(struct share *s, struct sq_stream *out, struct sq_stream *i
             continue;
         const double loss = train_part(s->trainer, &s->job, s->pick, n, batch);
         SQ_TRY(sq_stop_check());
-        SQ_TRY(put_gradient(out, &s->job, step, part + (int64_t)i, loss));
+        rc = put_gradient(out, &s->job, step, part + (int64_t)i, loss);
+        if (rc < 0)
+            return share_why(rc, in);
     }
 out:
     return rc < 0 ? sq_fail_in(rc, "step %" PRId64, step) : 0;

@@ -8,8 +8,6 @@
 
 #include "sq/json.h"
 
-enum { MOST = 1024 }; /* gradients that a worker may have sent and nobody read */
-
 struct worker {
     const char *from; /* endpoints, as given */
     char *to;
@@ -29,17 +27,9 @@ static int about(int rc, const struct sq_workers *w, int64_t i)
     return sq_fail_in(rc, "worker %" PRId64 " of %" PRId64, i + 1, w->n);
 }
 
-/* A worker that ends early closes its input before it says why: that is worth more than that it did. */
 static int lost(int rc, const struct sq_workers *w, int64_t i)
 {
-    struct sq_record rec = SQ_RECORD_INIT;
-    char text[512];
-    int why = rc == SQ_E_PEER;
-    snprintf(text, sizeof text, "%s", sq_errmsg());
-    for (int waiting = MOST; why > 0 && waiting > 0; waiting--)
-        why = sq_stream_next(w->w[i].in, &rec);
-    sq_record_release(&rec);
-    return about(why == SQ_E_ABORTED ? why : sq_fail((enum sq_err)rc, "%s", text), w, i);
+    return about(share_why(rc, w->w[i].in), w, i);
 }
 
 /* "TO,FROM" */
@@ -235,19 +225,23 @@ int64_t workers_leave(const struct sq_workers *w, int64_t shards)
     return parts_of(w, shards, 0).first;
 }
 
-/* The picks of each of a worker's parts. */
+/* The picks of each of a worker's parts; NULL without memory. */
 static json_t *picks_of(const struct shard *mine, int64_t shards, const int64_t *pick, int64_t n, bool *any)
 {
     json_t *all = json_array();
+    int failed = 0;
     for (int64_t i = mine->first; i < mine->first + mine->n; i++) {
         const struct shard s = shard_of(n, shards, i);
         json_t *part = json_array();
         for (int64_t k = 0; k < s.n; k++)
-            json_array_append_new(part, json_integer(pick[s.first + k]));
-        json_array_append_new(all, part);
+            failed |= json_array_append_new(part, json_integer(pick[s.first + k]));
+        failed |= json_array_append_new(all, part);
         *any |= s.n > 0;
     }
-    return all;
+    if (!failed)
+        return all;
+    json_decref(all);
+    return NULL;
 }
 
 int workers_send(struct sq_workers *w, const struct sq_window_job *job, int64_t step, const int64_t *pick, int64_t n)

@@ -25,7 +25,8 @@ refused() { # refused STATUS 'TEXT' ARGS...
 
 @test "calib: help and version go to stdout, bad usage is 2" {
     run -0 --separate-stderr sq-calib --help
-    [[ $output == *"--heldout"* ]] && [ -z "$stderr" ]
+    [[ $output == *"--heldout"* ]]
+    [ -z "$stderr" ]
     run -0 sq-calib --version
     run -2 --separate-stderr sq-calib --no-such-thing
     run -2 --separate-stderr sq-calib -i m.sq

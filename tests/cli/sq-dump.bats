@@ -9,7 +9,8 @@ setup() {
 
 @test "dump: help and version go to stdout, a bad option is 2" {
     run -0 --separate-stderr sq-dump --help
-    [[ $output == *"--digest"* ]] && [ -z "$stderr" ]
+    [[ $output == *"--digest"* ]]
+    [ -z "$stderr" ]
     run -0 sq-dump --version
     run -2 --separate-stderr sq-dump --no-such-thing
     [ -z "$output" ]

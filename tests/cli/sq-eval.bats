@@ -14,7 +14,8 @@ refused() { # refused STATUS 'TEXT' ARGS...: one line on stderr with the text, n
     shift 2
     run "-$status" --separate-stderr sq-eval "$@"
     [[ $stderr == *"$text"* ]] || { echo "stderr: $stderr"; return 1; }
-    [ "${#stderr_lines[@]}" = 1 ] && [ -z "$output" ]
+    [ "${#stderr_lines[@]}" = 1 ]
+    [ -z "$output" ]
 }
 
 near() { # near VALUE WANT RELATIVE
@@ -34,7 +35,8 @@ small() { # a random model of two layers, its text and ids
 
 @test "eval: help goes to stdout, bad usage is 2" {
     run -0 --separate-stderr sq-eval --help
-    [[ $output == *"--base"* ]] && [ -z "$stderr" ]
+    [[ $output == *"--base"* ]]
+    [ -z "$stderr" ]
     [ "$(grep -c -- '--precision' <<<"$output")" = 1 ]
     run -2 --separate-stderr sq-eval --no-such-thing x
     run -2 --separate-stderr sq-eval a b -t x
@@ -69,7 +71,8 @@ small() { # a random model of two layers, its text and ids
 @test "eval: JSON lines, one a metric; people read stderr" {
     small
     run -0 --separate-stderr sq-eval -t text --length 64 --json --base model model
-    [ "${#lines[@]}" = 3 ] && [ "${#stderr_lines[@]}" = 3 ]
+    [ "${#lines[@]}" = 3 ]
+    [ "${#stderr_lines[@]}" = 3 ]
     [[ $stderr == *"sq-eval: perplexity "*" +- "*"windows of 64 tokens)"* ]]
     python3 - "$output" <<'PY'
 import json, math, sys

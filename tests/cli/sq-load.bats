@@ -19,7 +19,8 @@ refused() { # refused 'TEXT' ARGS...: status 1, one line on stderr with the text
 
 @test "load: help and version go to stdout, bad usage is 2" {
     run -0 --separate-stderr sq-load --help
-    [[ $output == *"--dry-run"* ]] && [ -z "$stderr" ]
+    [[ $output == *"--dry-run"* ]]
+    [ -z "$stderr" ]
     run -2 --separate-stderr sq-load --no-such-thing x
     run -2 --separate-stderr sq-load a b
     [ -z "$output" ]

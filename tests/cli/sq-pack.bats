@@ -29,14 +29,16 @@ refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
     before=$(ls)
     run -1 --separate-stderr sq-pack -i in.sq "$@"
     echo "$stderr"
-    [ "${#stderr_lines[@]}" = 1 ] && [ -z "$output" ]
+    [ "${#stderr_lines[@]}" = 1 ]
+    [ -z "$output" ]
     [[ $stderr == "sq-pack: error: "*"$text"* ]]
     [ "$(ls)" = "$before" ]
 }
 
 @test "pack: help and version go to stdout, a bad option is 2" {
     run -0 --separate-stderr sq-pack --help
-    [[ $output == *"--lossy"* ]] && [ -z "$stderr" ]
+    [[ $output == *"--lossy"* ]]
+    [ -z "$stderr" ]
     run -0 sq-pack --version
     run -2 --separate-stderr sq-pack --no-such-thing
     [ -z "$output" ]
@@ -66,7 +68,7 @@ refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
     sq-pack --threads 3 -q -o b.gguf <in.sq
     cmp a.gguf b.gguf
     sq-pack --name other -q -o c.gguf <in.sq
-    ! cmp -s a.gguf c.gguf
+    run ! cmp -s a.gguf c.gguf
 }
 
 @test "pack: every kind of model, in gguf and hf" {
@@ -90,7 +92,8 @@ refused() { # refused TEXT ARGS...: status 1, one line, nothing left behind
     sq-pack -q -i b.sq -o b.gguf
     run -0 sq-pack -f hf -i b.sq -o b
     [[ $output == *"its source was gguf"* ]]
-    [ -f b/tokenizer.gguf.json ] && [ ! -e b/tokenizer.json ]
+    [ -f b/tokenizer.gguf.json ]
+    [ ! -e b/tokenizer.json ]
     # the tokenizer keys went through a stream and are the same
     strings -n 12 a.gguf | grep tokenizer.ggml | sort >a.keys
     strings -n 12 b.gguf | grep tokenizer.ggml | sort | diff a.keys -

@@ -187,7 +187,8 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     grep -q "computes forwards again" err
     cmp free.sq held.sq
     peak=$(sed -n 's/.*"event": *"done".*"peak_bytes": *\([0-9]*\).*/\1/p' m.json)
-    [ "$peak" -gt 1000000 ] && [ "$peak" -le $(((all + least) / 2 * 1000000)) ]
+    [ "$peak" -gt 1000000 ]
+    [ "$peak" -le $(((all + least) / 2 * 1000000)) ]
     run -1 --separate-stderr sq-window -q $few --memory 60M -o out.sq
     [[ $stderr == "sq-window: error: "*"windows of 4 layers need "*" MB, --memory says 60 MB; "* ]]
     [ ! -e out.sq ]

@@ -3,7 +3,7 @@
  *   nan       the final norm is NaN
  *   no-files  side files are missing
  *   gradient-nan, gradient-short, gradient-step, gradient-none  the fifth gradient is NaN, lacks a number, is of another
- *             step, is missing */
+ *             step, was not finite */
 #include <stdio.h>
 #include <string.h>
 
@@ -28,8 +28,11 @@ static int bad_gradient(struct sq_stream *out, struct sq_stream *in, const struc
     int rc;
     SQ_TRY(sq_alloc(&data, rec->bytes));
     SQ_TRY(sq_stream_payload(in, data, n));
-    if (strcmp(how, "none") == 0)
+    if (strcmp(how, "none") == 0) {
+        json_object_del(rec->head, "loss");
+        rc = sq_stream_put(out, rec->head, NULL, 0);
         goto out;
+    }
     if (strcmp(how, "nan") == 0)
         memset(data + n / 2 / 4 * 4, 0xff, 4);
     if (strcmp(how, "step") == 0)

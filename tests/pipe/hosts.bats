@@ -87,7 +87,8 @@ finished() { # finished FOLDER: windows kept there
     [ ! -e two.sq ]
     kept=$(finished w1)
     echo "$kept windows of the first pass, $(finished w2) of the second finished"
-    [ "$kept" -gt 0 ] && [ "$(finished w2)" -gt 0 ]
+    [ "$kept" -gt 0 ]
+    [ "$(finished w2)" -gt 0 ]
 
     cable 2 up
     two_passes

@@ -56,7 +56,7 @@ fan_out() {
     done
     # a later job is the model's middle, from float inputs: another result than from rounded ones
     sq-window $args --order window -i in.sq -o whole.sq
-    ! cmp -s <(sq-dump --tensor mlp.down_proj.u --layer 3 whole.sq) <(sq-dump --tensor mlp.down_proj.u --layer 3 j/002-003.out)
+    run ! cmp -s <(sq-dump --tensor mlp.down_proj.u --layer 3 whole.sq) <(sq-dump --tensor mlp.down_proj.u --layer 3 j/002-003.out)
 }
 
 @test "jobs: windows that share layers are refused" {

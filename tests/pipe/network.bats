@@ -37,7 +37,8 @@ write_to_a_busy_reader() {
         wait "$pid"
         cmp a.sq b.sq
     done
-    [ ! -e s ] && [ ! -e t ]
+    [ ! -e s ]
+    [ ! -e t ]
     gen_stream --big 40 --no-prov >a.sq
     start reader copy_stream --no-prov -i "tcp://127.0.0.1:$p"
     gen_stream --big 40 --no-prov -o "tcp://127.0.0.1:$p" >b.sq
@@ -108,7 +109,8 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     sleep 0.5
     kill -9 "$pid"
     status_of "$reader"
-    [ "$got" -eq 3 ] && [ "$took" -le 5 ]
+    [ "$got" -eq 3 ]
+    [ "$took" -le 5 ]
     grep "'ipc://s': lost the writer" reader.err
     [ ! -e out.sq ]
 }
@@ -118,7 +120,8 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     sleep 0.7
     kill -9 "$reader"
     status_of "$writer"
-    [ "$got" -eq 3 ] && [ "$took" -le 5 ]
+    [ "$got" -eq 3 ]
+    [ "$took" -le 5 ]
     grep "'ipc://s': lost the reader" writer.err
 }
 
@@ -142,9 +145,12 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     done
     kill -0 "$reader" "$nobody" "$pid"
     status_of "$nobody"
-    [ "$got" -eq 3 ] && [ $((SECONDS - from)) -ge 4 ] && [ $((SECONDS - from)) -le 6 ]
+    [ "$got" -eq 3 ]
+    [ $((SECONDS - from)) -ge 4 ]
+    [ $((SECONDS - from)) -le 6 ]
     kill -0 "$reader" "$pid"
-    [ ! -s reader.err ] && [ ! -s writer.err ]
+    [ ! -s reader.err ]
+    [ ! -s writer.err ]
 }
 
 @test "network: a busy writer is waited for, a frozen one is given up in time" {
@@ -155,7 +161,8 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     kill -0 "$reader"
     kill -STOP "$pid"
     status_of "$reader"
-    [ "$got" -eq 3 ] && [ "$took" -le 4 ]
+    [ "$got" -eq 3 ]
+    [ "$took" -le 4 ]
     grep "gave no sign of life for 2 s" reader.err
     [ ! -e out.sq ]
 }
@@ -166,7 +173,8 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     kill -0 "$writer"
     kill -STOP "$reader"
     status_of "$writer"
-    [ "$got" -eq 3 ] && [ "$took" -le 4 ]
+    [ "$got" -eq 3 ]
+    [ "$took" -le 4 ]
     grep "gave no sign of life for 2 s" writer.err
     kill -CONT "$reader"
 }
@@ -203,7 +211,8 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     sleep 0.5
     kill -TERM "$pid"
     status_of "$pid"
-    [ "$got" -eq 143 ] && [ "$took" -le 1 ]
+    [ "$got" -eq 143 ]
+    [ "$took" -le 1 ]
     grep "stopped by signal 15" window.err
 
     start sink copy_stream -i ipc://b -o out.sq
@@ -214,7 +223,8 @@ five_stages() { # five_stages OUT IN1 OUT1 IN2 OUT2 ...: the links between stage
     sleep 1
     kill -TERM "$window"
     status_of "$window"
-    [ "$got" -eq 143 ] && [ "$took" -le 2 ]
+    [ "$got" -eq 143 ]
+    [ "$took" -le 2 ]
     status_of "$sink"
     [ "$got" -eq 3 ]
     grep "failed: .*stopped by signal 15" sink.err

@@ -242,7 +242,8 @@ END
         [ ! -e a.sq ]
     done
     kept=$(ls full/stage* | wc -l)
-    [ "$kept" -gt 6 ] && [ "$kept" -lt 12 ]
+    [ "$kept" -gt 6 ]
+    [ "$kept" -lt 12 ]
     rm full/ballast
     sq-window $args --work full --metrics m.json -i in.sq -o a.sq
     cmp ref.sq a.sq

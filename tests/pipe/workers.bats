@@ -71,20 +71,33 @@ all_end() { # every worker, with status 0
                 all_end
             done
         done
-        ! cmp -s ref.1.sq ref.2.sq
-        ! cmp -s ref.2.sq ref.3.sq
+        run ! cmp -s ref.1.sq ref.2.sq
+        run ! cmp -s ref.2.sq ref.3.sq
     done
 }
 
-@test "workers: threads, --memory and --spill of either side change nothing, nor do batches smaller than their parts" {
+@test "workers: threads and --spill of either side change nothing, nor do batches smaller than their parts" {
     tiny_stream 5 9 8 2 >in.sq # epochs of 7: batches of 4 and 3
     sq-window $args --batch 4 --shards 4 -o ref.sq
     mkdir spill
     fifos 2 --threads 2 --spill spill
-    timeout 60 sq-window $args --batch 4 --shards 4 --memory 38M --threads 2 "${with[@]}" -o out.sq
+    timeout 60 sq-window $args --batch 4 --shards 4 --threads 2 "${with[@]}" -o out.sq
     cmp ref.sq out.sq
     all_end
     [ -z "$(ls spill)" ]
+}
+
+@test "workers: forwards that are computed again for --memory change nothing" {
+    sq-load "$root/examples/tiny" | sq-calib -t "$root/examples/tiny/calib.txt" -n 2 -l 512 --heldout 0 -o in.sq
+    few="-s W2A16 --no-prov --threads 1 --epochs 1 --rate 0.5 --windows 3-3 --batch 2 --shards 2 -i in.sq"
+    sq-window -q $few -o ref.sq
+    run -0 sq-window $few --dry-run
+    [[ $output =~ "peak memory "[\ ]*([0-9]+)"."[0-9]" MB, "([0-9]+)"."[0-9]" MB at the least" ]]
+    fifos 1
+    timeout 60 sq-window -v $few --memory $(((BASH_REMATCH[1] + BASH_REMATCH[2]) / 2))M "${with[@]}" -o out.sq 2>err
+    grep -q "computes forwards again" err
+    cmp ref.sq out.sq
+    all_end
 }
 
 @test "workers: over ipc, and over tcp with keys, bound by either side" {
@@ -184,7 +197,8 @@ some_windows() { # until so many are finished in w
         kill -9 "$pid"
         status_of "$boss"
         cat boss.err
-        [ "$got" -eq 3 ] && [ "$took" -le 5 ]
+        [ "$got" -eq 3 ]
+        [ "$took" -le 5 ]
         [ "$(wc -l <boss.err)" -eq 1 ]
         grep "^sq-window: error: worker 2 of 2: " boss.err
         [ ! -e out.sq ]
@@ -210,7 +224,8 @@ some_windows() { # until so many are finished in w
     kill -STOP "$pid"
     status_of "$boss"
     cat boss.err
-    [ "$got" -eq 3 ] && [ "$took" -le 4 ]
+    [ "$got" -eq 3 ]
+    [ "$took" -le 4 ]
     grep "^sq-window: error: worker 1 of 1: 'ipc://[tf]1': lost the .* gave no sign of life for 2 s" boss.err
     [ ! -e out.sq ]
 }
@@ -229,7 +244,8 @@ some_windows() { # until so many are finished in w
         sleep 0.7
         kill -$signal "$boss"
         status_of "$pid"
-        [ "$got" -eq 3 ] && [ "$took" -le 5 ]
+        [ "$got" -eq 3 ]
+        [ "$took" -le 5 ]
         [ $signal = KILL ] || grep "stopped by signal 15" w.1
         status_of "$boss"
         [ "$got" -gt 128 ]
@@ -257,11 +273,20 @@ some_windows() { # until so many are finished in w
     [ ! -e out.sq ]
 }
 
+@test "workers: a gradient that was not finite there ends an attempt here, which is made again" {
+    mkfifo to from
+    (timeout 60 sq-window --worker <to 2>w.1 | timeout 60 spoil_stream gradient-none >from 2>/dev/null) &
+    timeout 60 sq-window $args --epochs 20 --shards 2 --workers to,from --metrics m.json -o out.sq
+    wait
+    [ "$(grep -c '"retries": *1' m.json)" -ge 1 ]
+    [ "$(grep -c '"fallbacks": *1' m.json)" -eq 0 ]
+}
+
 @test "workers: gradients that are none are refused with one line" {
     while read -r what status text; do
         rm -f to from
         mkfifo to from
-        (sq-window --worker <to 2>w.1 | spoil_stream "gradient-$what" >from 2>/dev/null) &
+        (timeout 60 sq-window --worker <to 2>w.1 | timeout 60 spoil_stream "gradient-$what" >from 2>/dev/null) &
         run "-$status" --separate-stderr timeout 60 sq-window $args --epochs 20 --shards 2 --workers to,from -o out.sq
         echo "$stderr"
         [ "${#stderr_lines[@]}" -eq 1 ]

@@ -23,7 +23,9 @@ teardown() {
 
 @test "quantize.sh writes a Hugging Face directory, with extra options for sq-window" {
     run -0 pipelines/quantize.sh examples/tiny examples/tiny/calib.txt W3A16g64 "$work/hf" --epochs 2 --schedule layer
-    [ -f "$work/hf/config.json" ] && [ -f "$work/hf/model.safetensors" ] && [ -f "$work/hf/tokenizer.json" ]
+    [ -f "$work/hf/config.json" ]
+    [ -f "$work/hf/model.safetensors" ]
+    [ -f "$work/hf/tokenizer.json" ]
     run -0 sq-eval --text examples/tiny/test.txt --length 128 --windows 2 "$work/hf"
 }
 
@@ -51,7 +53,9 @@ teardown() {
     kill -9 -- -$pid
     wait $pid || true
     kept=$(ls "$work"/m.gguf.work/stage-*.sq | wc -l)
-    [ "$kept" -ge 4 ] && [ "$kept" -lt 18 ] && [ ! -e "$work/m.gguf" ]
+    [ "$kept" -ge 4 ]
+    [ "$kept" -lt 18 ]
+    [ ! -e "$work/m.gguf" ]
     run ! $make/m.gguf --epochs 4
     [[ $output == *"was made with --epochs 2, this run has --epochs 4"* ]]
     run -0 $make/m.gguf --epochs 2 --verbose

@@ -461,6 +461,18 @@ static void grad_after_other(float *d, struct layer *l, const struct sq_run *r, 
     free(y);
 }
 
+/* |a - b| / |b| of a linear's gradient */
+static double far_from(const float *a, const float *b, const struct layer *l, int64_t linear)
+{
+    int64_t rows, cols;
+    const int64_t at = (const float *)l->db.w[linear] - l->db.all;
+    double far = 0, size = 0;
+    sq_linear_shape(&rows, &cols, &l->cfg, linear);
+    for (int64_t i = at; i < at + rows * cols; i++)
+        far += pow((double)a[i] - (double)b[i], 2), size += pow((double)b[i], 2);
+    return sqrt(far / size);
+}
+
 static void test_set_aside(void **state)
 {
     (void)state;
@@ -468,24 +480,29 @@ static void test_set_aside(void **state)
         for (int bits = 4; bits <= 16; bits += 12) {
             struct layer l;
             layer_open(&l, models[m]);
+            for (int64_t i = 0; l.b.bias[SQ_K] && bits == 16 && i < 2; i++) /* cancels, where softmax's rows are exact */
+                l.b.bias[SQ_K][i] = 60;
             const struct sq_run r = run_of(&l, 1, bits, 1);
-            float *exact = calloc((size_t)l.n, sizeof *exact), *d = calloc((size_t)l.n, sizeof *d),
-                  *once = calloc((size_t)l.db.count, sizeof *once);
+            const size_t all = (size_t)l.db.count * sizeof(float);
+            float *exact = malloc(all), *once = malloc(all), *d = calloc((size_t)l.n, sizeof *d);
             for (enum sq_dtype type = SQ_F32; type <= SQ_BF16; type += SQ_BF16 - SQ_F32) {
                 struct sq_kept *kept;
-                double far = 0, size = 0;
                 assert_int_equal(sq_kept_new(&kept, &l.cfg, B, T, type), 0);
                 grad_after_other(d, &l, &r, NULL, type);
-                memcpy(once, l.db.all, (size_t)l.db.count * sizeof *once);
+                memcpy(once, l.db.all, all);
                 if (type == SQ_F32)
-                    memcpy(exact, d, (size_t)l.n * sizeof *d);
-                for (int64_t i = 0; i < l.n / B; i++)
-                    far += pow((double)(d[i] - exact[i]), 2), size += pow((double)exact[i], 2);
+                    memcpy(exact, once, all);
                 memset(d, 0, (size_t)l.n * sizeof *d);
                 grad_after_other(d, &l, &r, kept, type);
-                assert_memory_equal(once, l.db.all, (size_t)l.db.count * sizeof *once);
-                /* every output is rounded to 2^-9 of itself; where activations are rounded, some cross a step of 1/15 */
-                assert_true(type == SQ_F32 ? far == 0 : far > 0 && sqrt(far / size) < (bits == 4 ? 0.1 : 0x1p-6));
+                assert_memory_equal(once, l.db.all, all);
+                for (int64_t k = SQ_Q; k <= SQ_O; k++) {
+                    const double far = far_from(once, exact, &l, k);
+                    printf("%s a%d linear %d: %.1e\n", models[m], bits, (int)k, far);
+                    /* every output is rounded to 2^-9 of itself; where activations are rounded, some cross a step of 1/15; a bias
+                     * of 60 on all keys makes much of little, half of dq if rounded queries met an exact log-sum-exp */
+                    const bool loud = bits == 4 || l.b.bias[SQ_K];
+                    assert_true(type == SQ_F32 ? far == 0 : far > 0 && far < (loud ? 0.1 : 0x1p-6));
+                }
                 sq_kept_free(&kept);
             }
             free(once);
@@ -654,7 +671,7 @@ static void test_sizes(void **state)
     sq_block_release(&b);
     assert_true(sq_trace_bytes(&c, 1, T) > T * (2 * c.ffn + 4 * c.hidden) * 4);
     assert_int_equal(sq_kept_bytes(&c, 2, T, SQ_F32), 2 * sq_kept_bytes(&c, 1, T, SQ_F32));
-    assert_true(2 * sq_kept_bytes(&c, 2, T, SQ_BF16) < sq_kept_bytes(&c, 2, T, SQ_F32) * 11 / 10);
+    assert_true(sq_kept_bytes(&c, 2, T, SQ_BF16) < sq_kept_bytes(&c, 2, T, SQ_F32) * 7 / 10);
     assert_true(sq_kept_bytes(&c, 2, T, SQ_F32) < sq_trace_bytes(&c, 2, T));
 }
 

@@ -47,7 +47,7 @@ void sq_trace_free(struct sq_trace **t);
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
 
 /* What the backward needs of a forward, set aside while the trace serves other layers: outputs of products in `type`
- * (SQ_F32, or SQ_BF16 in half the bytes), the rest in f32 or made again. */
+ * (SQ_F32, or SQ_BF16 in half the bytes), queries, keys and what is small in f32, the rest made again. */
 struct sq_kept;
 int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
                 enum sq_dtype type) SQ_MUSTUSE;
