@@ -18,7 +18,7 @@ Q := $(if $(V),,@)
 
 # ---- what this machine has: compiled and linked, printed once ----
 $(B)/config.mk: mk/probe.sh
-	$(Q)CC="$(CC)" HAVE_BLIS="$(HAVE_BLIS)" HAVE_ONEDNN="$(HAVE_ONEDNN)" HAVE_ZMQ="$(HAVE_ZMQ)" sh mk/probe.sh $(B)
+	$(Q)CC="$(CC)" HAVE_BLIS="$(HAVE_BLIS)" HAVE_ONEDNN="$(HAVE_ONEDNN)" HAVE_ZMQ="$(HAVE_ZMQ)" HAVE_NVCC="$(HAVE_NVCC)" sh mk/probe.sh $(B)
 ifneq ($(MAKECMDGOALS),clean)
 include $(B)/config.mk
 endif
@@ -31,6 +31,12 @@ LDFLAGS_ALL := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 LIBS := $(CONFIG_LIBS) -lm
 
 MODULES := base tensor wire tok model op/ref op/cpu op quant window sched pack eval
+# C++ only for the emulator of kernels (libsq/op/cuda)
+CXX_ALL := $(if $(filter clang%,$(notdir $(CC))),$(CC:clang%=clang++%),$(patsubst gcc%,g++%,$(CC)))
+CXXFLAGS_ALL := -std=c++20 -D_GNU_SOURCE -fopenmp -ffp-contract=off -fPIC -fvisibility=hidden $(OPT) -Wall -Wextra \
+  $(if $(DEV),-Werror -Wshadow -Wwrite-strings) $(if $(SAN),-fsanitize=$(SAN)) \
+  $(if $(findstring address,$(SAN)),-DSIMT_PLAIN_SHARED) -Ilibsq/include $(CXXFLAGS)
+
 SRC := $(sort $(foreach m,$(MODULES),$(wildcard libsq/$(m)/*.c)))
 OBJ := $(SRC:%.c=$(B)/obj/%.o)
 LIB := $(B)/libsq.a
@@ -46,7 +52,7 @@ $(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx512f -mav
 $(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o $(B)/obj/libsq/quant/fold_grad.o $(B)/obj/libsq/tensor/dtype.o: CFLAGS_ALL += $(if $(SAN),,-O3)
 $(B)/obj/libsq/op/cpu/%.o $(B)/obj/tests/ops/%_avx2.o: CFLAGS_ALL += -Wno-psabi
 
-all: $(PROGS) $(LESSONS)
+all: $(PROGS) $(LESSONS) $(if $(NVCC),$(B)/lib/sq/libsq_cuda.so)
 	$(Q)mkdir -p $(BUILD) && ln -sfn $(FLAVOUR)/bin $(BUILD)/bin
 
 $(B)/obj/%.o: %.c $(B)/config.mk
@@ -80,7 +86,59 @@ $(B)/tests/%: $(B)/obj/tests/%.o $(LIB)
 
 $(filter $(B)/tests/ops/%,$(UNIT)): $(B)/obj/tests/ops/vec_wide_avx2.o
 
-tests: $(UNIT) $(HELPERS)
+# ---- accelerators: the same kernels by the C++ compiler, which emulates, and by nvcc; libsq/op/cuda ----
+EMU_OBJ := $(patsubst %,$(B)/obj/%.o,$(sort $(wildcard libsq/op/cuda/*_cuda.cu libsq/op/cuda/*.cpp)))
+CUDA := $(BUILD)/cuda
+CUDA_OBJ := $(patsubst %,$(CUDA)/%.o,$(sort $(wildcard libsq/op/cuda/*.cu)))
+CUDA_ARCHS ?= 75 80 90 100
+NVCCFLAGS := -std=c++20 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden -Ilibsq/include -Xptxas -v \
+  $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+  -gencode arch=compute_$(lastword $(CUDA_ARCHS))$(comma)code=compute_$(lastword $(CUDA_ARCHS))
+
+$(B)/obj/%.cu.o: %.cu $(B)/config.mk
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  CXX  $<")
+	$(Q)$(CXX_ALL) $(CXXFLAGS_ALL) -MMD -MP -x c++ -c $< -o $@
+
+$(B)/obj/%.cpp.o: %.cpp $(B)/config.mk
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  CXX  $<")
+	$(Q)$(CXX_ALL) $(CXXFLAGS_ALL) -MMD -MP -c $< -o $@
+
+$(B)/lib/sq/libsq_emu.so: $(EMU_OBJ)
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  LD   $@")
+	$(Q)$(CXX_ALL) -shared $(LDFLAGS_ALL) $^ -o $@
+
+$(B)/gen/simt_faults: $(B)/obj/tests/gen/simt_faults.cu.o $(B)/obj/libsq/op/cuda/simt.cpp.o
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  LD   $@")
+	$(Q)$(CXX_ALL) $(LDFLAGS_ALL) $^ -o $@
+
+$(B)/gen/libsq_wrong.so: $(B)/obj/tests/gen/wrong_device.cu.o
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  LD   $@")
+	$(Q)$(CXX_ALL) -shared $(LDFLAGS_ALL) $^ -ldl -o $@
+
+# one for all flavours; what ptxas says of every kernel stays beside the object
+$(CUDA)/%.o: % $(B)/config.mk
+	@mkdir -p $(@D)
+	@$(if $(V),,echo "  NVCC $<")
+	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MF $(@:.o=.d) -c $< -o $@ 2>$(@:.o=.log) || { grep -v "^ptxas info\|bytes stack frame" $(@:.o=.log) >&2; exit 1; }
+
+$(CUDA)/libsq_cuda.so: $(CUDA_OBJ)
+	@$(if $(V),,echo "  LD   $@")
+	$(Q)$(NVCC) -shared -cudart static $^ -ldl -o $@
+
+$(B)/lib/sq/libsq_cuda.so: $(CUDA)/libsq_cuda.so
+	@mkdir -p $(@D)
+	$(Q)ln -sf $(abspath $<) $@
+
+# registers and spills of every kernel: make registers, then look at the difference
+registers: $(CUDA)/libsq_cuda.so
+	$(Q)sh mk/registers.sh $(NVCC) $(CUDA_OBJ:.o=.log) >libsq/op/cuda/registers.txt
+
+tests: $(UNIT) $(HELPERS) $(B)/lib/sq/libsq_emu.so $(B)/gen/simt_faults $(B)/gen/libsq_wrong.so
 
 # ---- checks ----
 check: all tests
@@ -147,6 +205,7 @@ install: all man
 	install -m 755 $(PROGS) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 libsq/include/sq/*.h $(DESTDIR)$(PREFIX)/include/sq
 	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib
+	$(if $(NVCC),install -d $(DESTDIR)$(PREFIX)/lib/sq && install -m 755 $(CUDA)/libsq_cuda.so $(DESTDIR)$(PREFIX)/lib/sq)
 	install -m 755 $(filter-out pipelines/demo.sh,$(wildcard pipelines/*.sh)) $(DESTDIR)$(PREFIX)/share/sq/pipelines
 	install -m 755 $(wildcard pipelines/slurm/*.sh) $(DESTDIR)$(PREFIX)/share/sq/pipelines/slurm
 	$(if $(filter %.1,$(MAN)),install -m 644 $(filter %.1,$(MAN)) $(DESTDIR)$(PREFIX)/share/man/man1)
@@ -155,5 +214,5 @@ install: all man
 clean:
 	rm -rf $(BUILD)
 
--include $(shell find $(B)/obj -name "*.d" 2>/dev/null)
-.PHONY: all tests check check-long bench hdr-check fuzz fuzz-run fuzz-replay man install clean
+-include $(shell find $(B)/obj $(CUDA) -name "*.d" 2>/dev/null)
+.PHONY: all registers tests check check-long bench hdr-check fuzz fuzz-run fuzz-replay man install clean

@@ -55,6 +55,11 @@ int main(void) { int a, b, c; zmq_version(&a, &b, &c); return a < 4; }'; then
     zmq=yes libs="$libs -lzmq"
 fi
 
+nvcc=
+if [ "${HAVE_NVCC:-}" != 0 ]; then
+    nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc || true)
+fi
+
 yes01() { [ "$1" = yes ] && echo 1 || echo 0; }
 {
     echo "/* made by mk/probe.sh */"
@@ -66,5 +71,7 @@ yes01() { [ "$1" = yes ] && echo 1 || echo 0; }
 {
     echo "CONFIG_CFLAGS :=$cflags"
     echo "CONFIG_LIBS := $libs"
+    echo "NVCC := $nvcc"
 } >"$dir/config.mk"
-echo "sq: $cc; blis $blis, onednn $onednn, zmq $zmq" >&2
+echo "sq: $cc; blis $blis, onednn $onednn, zmq $zmq, nvcc ${nvcc:-no}" >&2
+[ -n "$nvcc" ] || echo "sq: libsq_cuda.so skipped: no nvcc" >&2

@@ -7,6 +7,12 @@
 
 #include "sq/rowquant.h"
 
+#ifdef __CUDACC__
+#define RQ_INLINE static inline __host__ __device__ /* kernels share it: libsq/op/cuda */
+#else
+#define RQ_INLINE static inline
+#endif
+
 enum { RQ_ERROR_CHUNK = 256 }; /* channels whose squared errors are summed in float */
 
 struct rq_grid {
@@ -17,29 +23,29 @@ struct rq_grid {
 };
 
 /* clamp that also sends NaN to low: what follows is converted to an integer */
-static inline float rq_clamp(float x, float low, float high)
+RQ_INLINE float rq_clamp(float x, float low, float high)
 {
     return !(x >= low) ? low : x > high ? high : x;
 }
 
 /* In double, so that the rounded factor does not depend on the C library. */
-static inline double rq_sigmoid(const float *u)
+RQ_INLINE double rq_sigmoid(const float *u)
 {
     return u ? 1.0 / (1.0 + exp(-(double)*u)) : 1.0;
 }
 
-static inline float rq_low(const struct sq_rowq *p)
+RQ_INLINE float rq_low(const struct sq_rowq *p)
 {
     return p->sym ? -(float)(1 << (p->bits - 1)) : 0.0f;
 }
 
-static inline float rq_high(const struct sq_rowq *p)
+RQ_INLINE float rq_high(const struct sq_rowq *p)
 {
     return (float)((1 << (p->sym ? p->bits - 1 : p->bits)) - 1);
 }
 
 /* From the clipped extremes in g to scale and zero point. */
-static inline void rq_grid_finish(struct rq_grid *g, const struct sq_rowq *p)
+RQ_INLINE void rq_grid_finish(struct rq_grid *g, const struct sq_rowq *p)
 {
     if (p->zero) {
         g->hi = g->hi > 0 ? g->hi : 0;
@@ -52,11 +58,15 @@ static inline void rq_grid_finish(struct rq_grid *g, const struct sq_rowq *p)
     g->zp = p->sym ? 0 : rintf(rq_clamp(-g->lo / g->s, -SQ_ZERO_MAX, SQ_ZERO_MAX)) + 0.0f; /* no -0 */
 }
 
-static inline struct rq_grid rq_grid_of(const struct sq_rowq *p, float max, float min, const float *u,
+RQ_INLINE struct rq_grid rq_grid_of(const struct sq_rowq *p, float max, float min, const float *u,
                                         const float *l)
 {
     /* + 0: which of 0 and -0 was found first must not show */
-    struct rq_grid g = {.su = rq_sigmoid(u), .sl = rq_sigmoid(l), .max = max + 0.0f, .min = min + 0.0f};
+    struct rq_grid g;
+    g.su = rq_sigmoid(u);
+    g.sl = rq_sigmoid(l);
+    g.max = max + 0.0f;
+    g.min = min + 0.0f;
     g.hi = (float)g.su * g.max;
     g.lo = (float)g.sl * g.min;
     rq_grid_finish(&g, p);
@@ -64,7 +74,7 @@ static inline struct rq_grid rq_grid_of(const struct sq_rowq *p, float max, floa
 }
 
 /* The 8 partial sums of a reduction (element j goes to sum j % 8) in the one order that every kernel uses. */
-static inline double rq_sum8(const double a[8])
+RQ_INLINE double rq_sum8(const double a[8])
 {
     return ((a[0] + a[4]) + (a[2] + a[6])) + ((a[1] + a[5]) + (a[3] + a[7]));
 }
@@ -75,7 +85,7 @@ struct rq_back {
     double max, min, u, l;
 };
 
-static inline struct rq_back rq_back_of(const struct sq_rowq *p, const struct rq_grid *g, double ds)
+RQ_INLINE struct rq_back rq_back_of(const struct sq_rowq *p, const struct rq_grid *g, double ds)
 {
     double dhi = 0, dlo = 0;
     if (g->moves && !p->sym) {
@@ -90,10 +100,9 @@ static inline struct rq_back rq_back_of(const struct sq_rowq *p, const struct rq
         dhi = 0;
     if (p->zero && (float)g->sl * g->min > 0)
         dlo = 0;
-    return (struct rq_back){.max = dhi * g->su,
-                            .min = dlo * g->sl,
-                            .u = dhi * (double)g->max * (g->su * (1 - g->su)),
-                            .l = dlo * (double)g->min * (g->sl * (1 - g->sl))};
+    const struct rq_back b = {dhi * g->su, dlo * g->sl, dhi * (double)g->max * (g->su * (1 - g->su)),
+                              dlo * (double)g->min * (g->sl * (1 - g->sl))};
+    return b;
 }
 
 /* Group g of a row of cols: [first, first + n), of which the first `covered` are rounded. */
@@ -103,10 +112,10 @@ struct rq_span {
 
 static inline struct rq_span rq_span_of(const struct sq_rowq *p, int64_t g, int64_t groups, int64_t cols)
 {
-    if (!p->group)
-        return (struct rq_span){0, cols, sq_rowq_covered(cols, p->rate)};
-    const int64_t a = g * p->group, n = SQ_MIN(p->group, cols - a);
-    return (struct rq_span){a, n, g < sq_rowq_covered(groups, p->rate) ? n : 0};
+    const int64_t width = p->group ? p->group : cols, first = g * width, n = SQ_MIN(width, cols - first);
+    const int64_t covered = p->group ? (g < sq_rowq_covered(groups, p->rate) ? n : 0) : sq_rowq_covered(cols, p->rate);
+    const struct rq_span s = {first, n, covered};
+    return s;
 }
 
 #endif

@@ -1,0 +1,165 @@
+/* The pass over a linear's weights and its backward (libsq/quant/fold.c): W~ is made as it is read, never stored.
+ *
+ *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA on top: METHOD 3
+ *
+ * fold: a warp a group. Bound by memory: 2 (bf16) or 4 bytes an element read and as many written, the second reading of a row
+ * from L2; A (rank rows, 4 rank bytes an element) comes from L1 and L2, as the four warps of a block walk the same columns.
+ * fold_grad: a warp a group makes G of dw in place (12 bytes an element), a warp a row its sums, four ranks at a time (4 to 8 bytes,
+ * from L2), then threads a column theirs, likewise (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
+#include "rowquant_warp.h"
+
+struct folded_rows {
+    gpu_floats w;
+    const float *c, *r, *a, *b;
+    int64_t rank, cols;
+
+    __device__ float operator()(int64_t i, int64_t j) const
+    {
+        float f = w.at(i * cols + j);
+        if (c)
+            f *= c[j];
+        if (r)
+            f *= r[i];
+        if (rank > 0) {
+            float sum = b[i * rank] * a[j];
+            for (int64_t t = 1; t < rank; t++)
+                sum += b[i * rank + t] * a[t * cols + j];
+            f += sum / (float)rank;
+        }
+        return f;
+    }
+};
+
+static folded_rows folded_of(const struct sq_fold_args *a)
+{
+    return {gpu_floats_of(a->w, a->w_type), a->c, a->r, a->a, a->b, a->rank, a->cols};
+}
+
+struct into_floats {
+    gpu_floats y;
+    int64_t cols;
+    __device__ void operator()(int64_t row, int64_t j, float v) const { y.set(row * cols + j, v); }
+};
+
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK) fold_groups(gpu_floats to, folded_rows z, warp_rows r, struct sq_codes code)
+{
+    GPU_ROW_LOOP(i, r.rows *r.groups) {
+        int32_t sum = 0;
+        const auto keep = [&](int64_t row, int64_t j, float whole) {
+            if (code.q)
+                code.q[row * code.ld + j] = (uint8_t)whole;
+            sum += (int32_t)whole;
+        };
+        const rq_grid g = warp_round(r, i, z, into_floats{to, r.cols}, keep);
+        sum = warp_sum(sum);
+        if (code.q && threadIdx.x % GPU_LANES == 0) {
+            code.scale[i] = g.s;
+            code.zero[i] = g.zp - rq_low(&r.p);
+            code.sum[i] = sum;
+        }
+    }
+}
+
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK) fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r)
+{
+    GPU_ROW_LOOP(i, r.rows *r.groups) warp_unround(r, i, z, dw, du, dl, dw);
+}
+
+enum { RANKS = 4 }; /* at a time, in registers */
+
+/* db[i, first ... first + 3], and dr[i] with the first */
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
+    fold_row_sums(float *db, float *dr, const float *dw, folded_rows z, int64_t first, int64_t rows)
+{
+    const int64_t n = z.cols, ranks = SQ_MIN((int64_t)RANKS, z.rank - first);
+    GPU_ROW_LOOP(i, rows) {
+        float sum[RANKS] = {}, scaled = 0;
+        GPU_LANE_LOOP(j, n) {
+            const float d = dw[i * n + j];
+            for (int t = 0; t < RANKS; t++)
+                if (t < ranks)
+                    sum[t] = fmaf(d, z.a[(first + t) * n + j], sum[t]);
+            if (dr)
+                scaled = fmaf(d * z.w.at(i * n + j), z.c ? z.c[j] : 1.0f, scaled);
+        }
+        for (int t = 0; t < RANKS; t++) {
+            const float all = warp_sum(sum[t]);
+            if (t < ranks && threadIdx.x % GPU_LANES == 0)
+                db[i * z.rank + first + t] = all / (float)z.rank;
+        }
+        scaled = warp_sum(scaled);
+        if (dr && threadIdx.x % GPU_LANES == 0)
+            dr[i] = scaled;
+    }
+}
+
+struct fold_terms {
+    const float *dw;
+    folded_rows z;
+    int64_t first, ranks;
+    bool scales;
+    enum { wide = RANKS + 1 };
+    __device__ void operator()(float *sum, int64_t i, int64_t j) const
+    {
+        const float d = dw[i * z.cols + j];
+        for (int t = 0; t < RANKS; t++)
+            if (t < ranks)
+                sum[t] = fmaf(z.b[i * z.rank + first + t], d, sum[t]);
+        if (scales)
+            sum[RANKS] = fmaf(d * z.w.at(i * z.cols + j), z.r ? z.r[i] : 1.0f, sum[RANKS]);
+    }
+};
+
+struct fold_ends {
+    float *da, *dc; /* da from rank `first` on */
+    int64_t ranks, rank, cols;
+    __device__ void operator()(int64_t t, int64_t j, double sum) const
+    {
+        if (t < ranks)
+            da[t * cols + j] = (float)((double)da[t * cols + j] + sum / (double)rank);
+        else if (t == RANKS && dc)
+            dc[j] = (float)((double)dc[j] + sum);
+    }
+};
+
+static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a)
+{
+    if (a->code && (a->q.group || a->q.bits > 8))
+        gpu_fail(g, SQ_E_ARG, "fold: codes of groups of %lld, %d bits", (long long)a->q.group, a->q.bits);
+    return g->rc != 0 || a->rows <= 0 || a->cols <= 0;
+}
+
+void fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
+{
+    const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
+    const folded_rows z = folded_of(a);
+    const gpu_floats to = gpu_floats_of(a->to, a->to_type);
+    struct sq_codes code = {};
+    if (fold_refused(g, a))
+        return;
+    if (a->code) {
+        a->code->bits = a->q.bits;
+        a->code->cols = r.covered;
+        code = *a->code;
+    }
+    GPU_LAUNCH(g, fold_groups, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, to, z, r, code);
+}
+
+void fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
+                    const struct sq_fold_args *a)
+{
+    const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
+    const folded_rows z = folded_of(a);
+    if (fold_refused(g, a))
+        return;
+    GPU_LAUNCH(g, fold_unround, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, dw, du, dl, z, r);
+    for (int64_t first = 0; first == 0 || first < a->rank; first += RANKS) {
+        const int64_t ranks = SQ_MIN((int64_t)RANKS, a->rank - first);
+        float *rows = first == 0 ? dr : nullptr, *cols = first == 0 ? dc : nullptr;
+        if (ranks > 0 || rows)
+            GPU_LAUNCH(g, fold_row_sums, gpu_row_blocks(a->rows), GPU_ROW_BLOCK, db, rows, dw, z, first, a->rows);
+        if (ranks > 0 || cols)
+            gpu_column_sums(g, fold_ends{da ? da + first * a->cols : nullptr, cols, ranks, a->rank, a->cols},
+                            fold_terms{dw, z, first, ranks, cols != nullptr}, a->rows, a->cols, "fold_grad");
+    }
+}

@@ -1,0 +1,228 @@
+/* gpu.h - what the kernels' files share: the handle, launches, loops, sums of a warp. Private to op/cuda.
+ *
+ * Arithmetic is the same for nvcc (-fmad=false) and the emulator (-ffp-contract=off): what is fused says fmaf. */
+#ifndef SQ_GPU_H
+#define SQ_GPU_H
+
+#include <type_traits>
+
+#include "simt.h"
+
+#include "sq/device.h"
+
+#ifdef __CUDACC__
+#include <cuda_runtime.h>
+typedef cudaStream_t gpu_stream;
+typedef cudaEvent_t gpu_event;
+#else
+typedef int gpu_stream, gpu_event;
+#endif
+
+struct gpu_blas;
+
+struct sq_gpu {
+    int device, capability;
+    gpu_stream stream[2];
+    gpu_event event;
+    void *space;
+    size_t space_bytes;
+    struct gpu_blas *blas; /* NULL until a product runs */
+    int rc;                /* the first failure */
+    char error[256];
+};
+
+/* Keeps the first failure. */
+void gpu_fail(struct sq_gpu *g, int rc, const char *fmt, ...) SQ_PRINTF(3, 4);
+/* Looks whether a launch went through. */
+void gpu_launched(struct sq_gpu *g, const char *kernel);
+/* The workspace, NULL (and a failure) where it is smaller than bytes. */
+void *gpu_space(struct sq_gpu *g, size_t bytes, const char *op);
+/* Device memory for the library's own use. */
+int gpu_alloc(void **out, size_t bytes);
+void gpu_release(void *p);
+void gpu_blas_close(struct sq_gpu *g);
+
+/* grid and block: dim3 or counts of at least 1 */
+#define GPU_LAUNCH(g, kernel, grid, block, ...)                                        \
+    do {                                                                               \
+        if ((g)->rc == 0) {                                                            \
+            SIMT_LAUNCH(kernel, grid, block, 0, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__); \
+            gpu_launched((g), #kernel);                                                \
+        }                                                                              \
+    } while (0)
+
+enum { GPU_BLOCK = 256, GPU_LANES = 32, GPU_ROW_BLOCK = 128, GPU_ROWS = GPU_ROW_BLOCK / GPU_LANES };
+#define GPU_ALL 0xffffffffu
+
+/* Blocks for n elements, a thread each; for n rows, a warp each: then loops go on. */
+static inline unsigned gpu_blocks(int64_t n)
+{
+    return (unsigned)SQ_MIN((n + GPU_BLOCK - 1) / GPU_BLOCK, 1 << 16);
+}
+
+static inline unsigned gpu_row_blocks(int64_t rows)
+{
+    return (unsigned)SQ_MIN((rows + GPU_ROWS - 1) / GPU_ROWS, 1 << 20);
+}
+
+/* in blocks of GPU_BLOCK threads: neighbours take neighbours */
+#define GPU_LOOP(i, n) \
+    for (int64_t i = (int64_t)blockIdx.x * GPU_BLOCK + threadIdx.x; i < (n); i += (int64_t)gridDim.x * GPU_BLOCK)
+/* in blocks of GPU_ROW_BLOCK threads: a warp takes a row */
+#define GPU_ROW_LOOP(i, n)                                                                             \
+    for (int64_t i = (int64_t)blockIdx.x * GPU_ROWS + threadIdx.x / GPU_LANES; i < (n); i += (int64_t)gridDim.x * GPU_ROWS)
+/* of a row: neighbouring lanes take neighbours */
+#define GPU_LANE_LOOP(j, n) for (int64_t j = threadIdx.x % GPU_LANES; j < (n); j += GPU_LANES)
+
+/* The sum over a warp, the same bits in all lanes: a butterfly adds the same pairs on both sides. */
+template <class T> static __device__ inline T warp_sum(T v)
+{
+    for (int o = GPU_LANES / 2; o > 0; o /= 2)
+        v += __shfl_xor_sync(GPU_ALL, v, o);
+    return v;
+}
+
+static __device__ inline float warp_max(float v)
+{
+    for (int o = GPU_LANES / 2; o > 0; o /= 2)
+        v = fmaxf(v, __shfl_xor_sync(GPU_ALL, v, o));
+    return v;
+}
+
+static __device__ inline float warp_min(float v)
+{
+    for (int o = GPU_LANES / 2; o > 0; o /= 2)
+        v = fminf(v, __shfl_xor_sync(GPU_ALL, v, o));
+    return v;
+}
+
+static __device__ inline float gpu_widen(uint16_t h)
+{
+    return __uint_as_float((uint32_t)h << 16);
+}
+
+/* to nearest even; a NaN stays one */
+static __device__ inline uint16_t gpu_narrow(float x)
+{
+    const uint32_t u = __float_as_uint(x);
+    if ((u & 0x7fffffffu) > 0x7f800000u)
+        return (uint16_t)(u >> 16 | 0x40);
+    return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* An array of f32 or bf16. */
+struct gpu_floats {
+    void *x;
+    bool narrow;
+
+    __device__ float at(int64_t i) const
+    {
+        return narrow ? gpu_widen(static_cast<const uint16_t *>(x)[i]) : static_cast<const float *>(x)[i];
+    }
+    __device__ void set(int64_t i, float v) const
+    {
+        if (narrow)
+            static_cast<uint16_t *>(x)[i] = gpu_narrow(v);
+        else
+            static_cast<float *>(x)[i] = v;
+    }
+};
+
+static inline gpu_floats gpu_floats_of(const void *x, enum sq_dtype type)
+{
+    return {const_cast<void *>(x), type == SQ_BF16};
+}
+
+/* ---- sums of columns ------------------------------------------------------------------------
+ * to(k, i, sum over rows t of from(t, i)[k]) for columns i < n and a few k < F::wide, in two steps of fixed order: a thread a
+ * column adds the rows of a piece in float, then a thread a column adds the pieces in double. Pieces depend on the shape only.
+ * Bound by the memory that from() reads; neighbouring threads read neighbouring columns. */
+
+struct gpu_pieces {
+    int64_t count, step;
+};
+
+static inline gpu_pieces gpu_pieces_of(int64_t rows)
+{
+    const int64_t most = SQ_MAX(SQ_MIN((rows + 31) / 32, 256), 1), step = (rows + most - 1) / most;
+    return {step ? (rows + step - 1) / step : 0, step};
+}
+
+/* grid (columns / 256, pieces); part [pieces, wide, n] */
+template <class F>
+static __global__ void __launch_bounds__(GPU_BLOCK) column_parts(float *part, F from, int64_t rows, int64_t step, int64_t n)
+{
+    const int64_t first = blockIdx.y * step, last = SQ_MIN(first + step, rows);
+    GPU_LOOP(i, n) {
+        float sum[F::wide] = {};
+        for (int64_t t = first; t < last; t++)
+            from(sum, t, i);
+        for (int k = 0; k < F::wide; k++)
+            part[(blockIdx.y * F::wide + k) * n + i] = sum[k];
+    }
+}
+
+template <class G>
+static __global__ void __launch_bounds__(GPU_BLOCK)
+    column_ends(G to, const float *part, int64_t pieces, int64_t wide, int64_t n)
+{
+    GPU_LOOP(at, wide *n) {
+        double sum = 0;
+        for (int64_t k = 0; k < pieces; k++)
+            sum += (double)part[k * wide * n + at];
+        to(at / n, at % n, sum);
+    }
+}
+
+template <class F, class G>
+static void gpu_column_sums(struct sq_gpu *g, G to, F from, int64_t rows, int64_t n, const char *op)
+{
+    const gpu_pieces p = gpu_pieces_of(rows);
+    const int64_t wide = F::wide;
+    if (n <= 0 || rows <= 0)
+        return;
+    float *part = static_cast<float *>(gpu_space(g, (size_t)(p.count * wide * n) * sizeof(float), op));
+    GPU_LAUNCH(g, (column_parts<F>), dim3(gpu_blocks(n), (unsigned)p.count), GPU_BLOCK, part, from, rows, p.step, n);
+    GPU_LAUNCH(g, (column_ends<G>), gpu_blocks(wide * n), GPU_BLOCK, to, part, p.count, wide, n);
+}
+
+/* x[i] += sum */
+struct gpu_add_to {
+    float *x;
+    __device__ void operator()(int64_t, int64_t i, double sum) const { x[i] = (float)((double)x[i] + sum); }
+};
+
+/* ---- the operations, one file each family ---- */
+#define GPU_OP(name) std::remove_pointer_t<decltype(sq_device_ops::name)> name##_cuda
+extern "C" {
+GPU_OP(gemm);
+GPU_OP(gemm_codes);
+GPU_OP(rmsnorm);
+GPU_OP(rmsnorm_grad);
+GPU_OP(rope);
+GPU_OP(swiglu);
+GPU_OP(swiglu_grad);
+GPU_OP(attention);
+GPU_OP(attention_grad);
+GPU_OP(add);
+GPU_OP(bias);
+GPU_OP(bias_grad);
+GPU_OP(adamw);
+GPU_OP(rowquant);
+GPU_OP(rowquant_grad);
+GPU_OP(rowquant_encode);
+GPU_OP(rowquant_error);
+GPU_OP(nll);
+GPU_OP(kl);
+GPU_OP(widen);
+GPU_OP(narrow);
+GPU_OP(gather);
+GPU_OP(column_sums);
+GPU_OP(loss);
+GPU_OP(fold);
+GPU_OP(fold_grad);
+GPU_OP(spread);
+GPU_OP(collect);
+}
+
+#endif

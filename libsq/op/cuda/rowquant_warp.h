@@ -1,0 +1,135 @@
+/* rowquant_warp.h - the quantizer on one group of a row by one warp, for arrays (rowquant_cuda.cu) and for weights that are made as
+ * they are read (fold_cuda.cu). Private to op/cuda.
+ *
+ * The formula is METHOD 1's in the reference's order of operations (op/rowquant_group.h), so codes and rounded values have its
+ * bits: extremes do not depend on an order, the rest is per element. A source gives value (row, column), a sink takes it. Values
+ * are made twice (extremes, rounding) and a third time where extremes get a share of the gradient: the second time they come from
+ * the caches. */
+#ifndef SQ_ROWQUANT_WARP_H
+#define SQ_ROWQUANT_WARP_H
+
+#include "gpu.h"
+
+#include "../rowquant_group.h"
+
+/* Rows and how they are rounded; u, l [rows, groups] or NULL. */
+struct warp_rows {
+    struct sq_rowq p;
+    const float *u, *l;
+    int64_t rows, cols, groups, covered; /* covered channels of a row, or groups if p.group */
+};
+
+static inline warp_rows warp_rows_of(const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
+{
+    const int64_t groups = p->group && cols ? (cols - 1) / p->group + 1 : 1, n = p->group ? groups : cols;
+    return {*p, u, l, rows, cols, groups, SQ_MIN(n, (int64_t)ceil(p->rate * (double)n - 1e-9))};
+}
+
+/* Group i of all: channels [first, first + n) of a row, of which `covered` are rounded. */
+struct warp_group {
+    int64_t row, first, n, covered;
+};
+
+static __device__ inline warp_group warp_group_of(const warp_rows &r, int64_t i)
+{
+    const int64_t row = i / r.groups, k = i % r.groups, width = r.p.group ? r.p.group : r.cols;
+    const int64_t n = SQ_MIN(width, r.cols - k * width);
+    const int64_t covered = r.p.bits >= 16 ? 0 : r.p.group ? (k < r.covered ? n : 0) : r.covered;
+    return {row, k * width, n, covered};
+}
+
+template <class Z> static __device__ rq_grid warp_grid(const warp_rows &r, int64_t i, const warp_group &s, const Z &z)
+{
+    float max = -HUGE_VALF, min = HUGE_VALF;
+    GPU_LANE_LOOP(j, s.n) {
+        const float v = z(s.row, s.first + j);
+        max = v > max ? v : max;
+        min = v < min ? v : min;
+    }
+    max = warp_max(max);
+    min = warp_min(min);
+    return rq_grid_of(&r.p, s.n ? max : 0, s.n ? min : 0, r.u ? r.u + i : nullptr, r.l ? r.l + i : nullptr);
+}
+
+/* What becomes of a value: whole, the code, is meant where j < covered. */
+struct warp_value {
+    float rounded, whole;
+};
+
+static __device__ inline warp_value warp_value_of(float v, const rq_grid &g, float low, float high)
+{
+    const float whole = rq_clamp(rintf(v / g.s) + g.zp, low, high);
+    return {(whole - g.zp) * g.s, whole};
+}
+
+/* to(row, column, value), code(row, column, whole number from 0 on) for group i; returns its grid */
+template <class Z, class Y, class Q>
+static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, const Y &to, const Q &code)
+{
+    const warp_group s = warp_group_of(r, i);
+    const bool rounds = r.p.bits < 16;
+    const float low = rounds ? rq_low(&r.p) : 0, high = rounds ? rq_high(&r.p) : 0;
+    rq_grid g = {};
+    if (rounds)
+        g = warp_grid(r, i, s, z);
+    GPU_LANE_LOOP(j, s.n) {
+        const float v = z(s.row, s.first + j);
+        if (j < s.covered) {
+            const warp_value w = warp_value_of(v, g, low, high);
+            to(s.row, s.first + j, w.rounded);
+            code(s.row, s.first + j, w.whole - low);
+        } else {
+            to(s.row, s.first + j, v);
+        }
+    }
+    return g;
+}
+
+/* dz = the gradient at z from dy at the rounded value, of group i; du, dl [rows, groups] or NULL. dz may be dy. */
+template <class Z>
+static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, float *dz, float *du, float *dl, const float *dy)
+{
+    const warp_group s = warp_group_of(r, i);
+    const int64_t at = s.row * r.cols + s.first;
+    rq_back b = {};
+    if (r.p.bits < 16) {
+        const float low = rq_low(&r.p), high = rq_high(&r.p);
+        const rq_grid g = warp_grid(r, i, s, z);
+        double sum = 0;
+        int nmax = 0, nmin = 0;
+        GPU_LANE_LOOP(j, s.n) {
+            const float v = z(s.row, s.first + j), d = dy[at + j];
+            float to = d;
+            if (j < s.covered) {
+                const float x = v / g.s, whole = rintf(x) + g.zp;
+                const bool in = whole >= low && whole <= high;
+                const float ds = in ? (whole - g.zp) - x : rq_clamp(whole, low, high) - g.zp;
+                sum += (double)d * (double)ds;
+                to = in ? d : 0;
+            }
+            dz[at + j] = to;
+            nmax += v == g.max;
+            nmin += v == g.min;
+        }
+        b = rq_back_of(&r.p, &g, warp_sum(sum));
+        nmax = warp_sum(nmax);
+        nmin = warp_sum(nmin);
+        const float dmax = nmax ? (float)(b.max / nmax) : 0, dmin = nmin ? (float)(b.min / nmin) : 0;
+        if (b.max != 0 || b.min != 0)
+            GPU_LANE_LOOP(j, s.n) {
+                const float v = z(s.row, s.first + j);
+                if (v == g.max)
+                    dz[at + j] += dmax;
+                if (v == g.min)
+                    dz[at + j] += dmin;
+            }
+    } else {
+        GPU_LANE_LOOP(j, s.n) dz[at + j] = dy[at + j];
+    }
+    if (threadIdx.x % GPU_LANES == 0 && du)
+        du[i] = (float)b.u;
+    if (threadIdx.x % GPU_LANES == 0 && dl)
+        dl[i] = (float)b.l;
+}
+
+#endif

@@ -1,0 +1,125 @@
+# sq-gpucheck: every operation emulated, the faults that it must find, and those that the emulator must
+bats_require_minimum_version 1.5.0
+
+setup() {
+    cd "$BATS_TEST_TMPDIR" || return 1
+    build=${SQ_BUILD:-$BATS_TEST_DIRNAME/../../build/gcc}
+    export PATH="$build/bin:$build/gen:$PATH"
+    tree=$BATS_TEST_DIRNAME/../..
+}
+
+wrong() { # wrong HOW args: sq-gpucheck on a device that is wrong so
+    SQ_WRONG=$1 SQ_WRONG_BASE=$build/lib/sq/libsq_emu.so SQ_CUDA_LIB=$build/gen/libsq_wrong.so sq-gpucheck "${@:2}"
+}
+
+@test "gpucheck: help, and bad options are 2" {
+    run -0 --separate-stderr sq-gpucheck --help
+    [[ $output == *"--emulate"* ]] && [ -z "$stderr" ]
+    run -2 sq-gpucheck --no-such-thing
+    run -2 sq-gpucheck --device -1
+}
+
+@test "gpucheck --emulate: all operations agree, with and without a unit for bf16" {
+    for device in 0 1; do
+        run -0 --separate-stderr sq-gpucheck --emulate --device $device
+        [[ ${lines[-1]} =~ ^([0-9]+)" passed, 0 failed"$ ]]
+        [ "${BASH_REMATCH[1]}" -ge 200 ]
+    done
+    run -1 --separate-stderr sq-gpucheck --emulate --device 2
+    [ "$stderr" = "sq-gpucheck: error: there is no device 2, but 2 of them from 0 on" ]
+}
+
+@test "gpucheck --json: a line per check, each of them JSON" {
+    run -0 --separate-stderr sq-gpucheck --emulate --only rowquant --json
+    python3 -c 'import json, sys
+rows = [json.loads(x) for x in sys.stdin]
+assert rows[0]["backend"] == "emu"
+assert len(rows) > 30 and all(r["passed"] and r["op"].startswith("rowquant") for r in rows[1:])' <<<"$output"
+}
+
+@test "gpucheck: what is wrong is found, with status 4" {
+    while read -r how op text; do
+        run -4 --separate-stderr wrong "$how" --only "$op"
+        [[ $output == *"FAILED: $text"* ]] || { echo "$how: $output"; return 1; }
+        [[ $stderr == *"checks failed" ]]
+    done <<'END'
+outside add wrote outside of an array
+input add changed an input
+last add other bits than the reference
+differs add other bytes in another run
+coarse swiglu further from the reference than its limit
+gap rmsnorm wrote where the reference does not
+END
+    run -4 --separate-stderr sq-gpucheck --emulate --only nothing
+    [ "$stderr" = "sq-gpucheck: error: no operation is called so" ]
+}
+
+@test "gpucheck: no device, no library, another version: skipped, status 77" {
+    run -77 --separate-stderr wrong none
+    [ "$stderr" = "sq-gpucheck: skipped: no CUDA device (none today)" ]
+    run -77 --separate-stderr wrong version
+    [[ $stderr == "sq-gpucheck: skipped: no CUDA device ("*"is of another version"* ]]
+    SQ_CUDA_LIB=/no/such.so run -77 --separate-stderr sq-gpucheck
+    SQ_CUDA_LIB=libsq_cuda.so run -1 --separate-stderr sq-gpucheck
+    [ "$stderr" = "sq-gpucheck: error: SQ_CUDA_LIB is 'libsq_cuda.so', not an absolute path" ]
+}
+
+@test "gpucheck: a library in the working directory is not looked at" {
+    mkdir -p lib/sq x
+    echo "not a library" >libsq_emu.so
+    cp libsq_emu.so lib/sq/
+    cd x
+    run -0 sq-gpucheck --emulate --only add
+}
+
+@test "gpucheck: on this machine's device" {
+    run --separate-stderr sq-gpucheck
+    [ "$status" = 77 ] && skip "${stderr#*: }"
+    [ "$status" = 0 ]
+    [[ $output == *" 0 failed" ]]
+}
+
+@test "simt: right kernels are right in every order, with static and dynamic shared memory" {
+    for seed in 0 1 2 3 7 11; do
+        SQ_EMU_SEED=$seed run -0 simt_faults good
+        SQ_EMU_SEED=$seed run -0 simt_faults dynamic
+    done
+}
+
+@test "simt: planted faults change the numbers or end with a table" {
+    run -1 simt_faults no_barrier
+    run -0 simt_faults order
+    for seed in 1 2 3; do
+        SQ_EMU_SEED=$seed run -1 simt_faults order
+    done
+    run -1 simt_faults poison
+    while read -r name text; do
+        run -134 --separate-stderr simt_faults "$name"
+        [[ ${stderr_lines[0]} == "simt: $text in block (0, 0, 0)" ]]
+        [[ ${stderr_lines[1]} == "simt:   threads "*"simt_faults.cu:"* || ${stderr_lines[2]} == "simt:   threads "*"simt_faults.cu:"* ]]
+    done <<'END'
+divergent threads wait at different barriers
+leaves threads have left before a barrier
+not_in_mask a lane is missing from its own mask
+names_absent lanes that a mask names never come
+two_operations lanes of one mask are in different warp operations
+END
+}
+
+@test "simt: with ASan an access beside an array names its line" {
+    case $build in
+    *address*) ;;
+    *) skip "skipped: not a build with SAN=address" ;;
+    esac
+    run -1 --separate-stderr simt_faults off_by_one
+    [[ $stderr == *"heap-buffer-overflow"*"off_by_one"* ]]
+}
+
+@test "cuda: registers and spills of every kernel are those of libsq/op/cuda/registers.txt" {
+    lib=$(dirname "$build")/cuda/libsq_cuda.so
+    nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc) || skip "skipped: no nvcc"
+    [ -f "$lib" ] || skip "skipped: built without nvcc"
+    sh "$tree/mk/registers.sh" "$nvcc" "$(dirname "$lib")"/libsq/op/cuda/*.log >now
+    [ "$(head -1 now)" = "$(head -1 "$tree/libsq/op/cuda/registers.txt")" ] || skip "skipped: the table is of another nvcc"
+    diff "$tree/libsq/op/cuda/registers.txt" now
+}

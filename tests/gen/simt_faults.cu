@@ -1,0 +1,152 @@
+// Kernels with a planted fault, for tests/cli/sq-gpucheck.bats: simt_faults NAME runs one in the emulator.
+// Sums of blocks of 64 numbers; right without a fault: "good" says so.
+#include "../../libsq/op/cuda/simt.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+
+enum { N = 64, LANES = 32 };
+#define ALL 0xffffffffu
+
+static __device__ float warp_sum(float v, uint32_t mask)
+{
+    for (int o = LANES / 2; o > 0; o /= 2)
+        v += __shfl_xor_sync(mask, v, o);
+    return v;
+}
+
+/* y[block] = the sum of x; skip_barrier: the fault */
+static __device__ void block_sum(float *y, const float *x, float *part, bool skip_barrier)
+{
+    const int t = (int)threadIdx.x;
+    const float v = warp_sum(x[blockIdx.x * N + t], ALL);
+    if (t % LANES == 0)
+        part[t / LANES] = v;
+    if (!skip_barrier)
+        __syncthreads();
+    if (t == 0)
+        y[blockIdx.x] = part[0] + part[1];
+}
+
+static __global__ void good(float *y, const float *x)
+{
+    __shared__ float part[N / LANES];
+    block_sum(y, x, part, false);
+}
+
+static __global__ void dynamic(float *y, const float *x)
+{
+    SIMT_DYNAMIC(float, part);
+    block_sum(y, x, part, false);
+}
+
+static __global__ void no_barrier(float *y, const float *x)
+{
+    __shared__ float part[N / LANES];
+    block_sum(y, x, part, true);
+}
+
+/* a neighbour's shared value read before all have written: right in the order 0, 1, 2 ... */
+static __global__ void order(float *y, const float *x)
+{
+    __shared__ float part[N];
+    const int t = (int)threadIdx.x;
+    part[t] = x[blockIdx.x * N + t] + (t > 0 ? part[t - 1] : 0);
+    if (t == N - 1)
+        y[blockIdx.x] = part[t];
+}
+
+static __global__ void off_by_one(float *y, const float *x)
+{
+    __shared__ float part[N / LANES];
+    block_sum(y, x, part, false);
+    if (threadIdx.x == 0 && blockIdx.x + 1 == gridDim.x)
+        y[blockIdx.x + 1] = 0;
+}
+
+static __global__ void poison(float *y, const float *x)
+{
+    __shared__ float part[N];
+    if (threadIdx.x < N - 1)
+        part[threadIdx.x] = x[blockIdx.x * N + threadIdx.x];
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        float sum = 0;
+        for (int i = 0; i < N; i++)
+            sum += part[i];
+        y[blockIdx.x] = sum;
+    }
+}
+
+static __global__ void divergent(float *y, const float *)
+{
+    if (threadIdx.x < 40)
+        __syncthreads();
+    else
+        y[blockIdx.x] = 1;
+    if (threadIdx.x >= 40)
+        __syncthreads();
+}
+
+static __global__ void leaves(float *, const float *)
+{
+    if (threadIdx.x < 40)
+        return;
+    __syncthreads();
+}
+
+static __global__ void not_in_mask(float *y, const float *x)
+{
+    y[blockIdx.x] = warp_sum(x[threadIdx.x], 0xffffu);
+}
+
+static __global__ void names_absent(float *y, const float *x)
+{
+    if (threadIdx.x % LANES < 16)
+        y[blockIdx.x] = warp_sum(x[threadIdx.x], ALL);
+    __syncthreads();
+}
+
+static __global__ void two_operations(float *y, const float *x)
+{
+    float v = x[threadIdx.x];
+    if (threadIdx.x % 2)
+        v = __shfl_xor_sync(ALL, v, 1);
+    else
+        v = __shfl_down_sync(ALL, v, 1);
+    y[blockIdx.x] = v;
+}
+
+static const struct {
+    const char *name;
+    void (*kernel)(float *, const float *);
+} kernels[] = {{"good", good},           {"dynamic", dynamic},         {"no_barrier", no_barrier},
+               {"order", order},         {"off_by_one", off_by_one},   {"poison", poison},
+               {"divergent", divergent}, {"leaves", leaves},           {"not_in_mask", not_in_mask},
+               {"names_absent", names_absent}, {"two_operations", two_operations}};
+
+int main(int argc, char **argv)
+{
+    enum { BLOCKS = 3 };
+    for (const auto &k : kernels) {
+        if (argc != 2 || strcmp(k.name, argv[1]) != 0)
+            continue;
+        float *x = static_cast<float *>(malloc(BLOCKS * N * sizeof *x));
+        float *last = static_cast<float *>(malloc(BLOCKS * sizeof *last));
+        for (int i = 0; i < BLOCKS * N; i++)
+            x[i] = (float)(i % 17);
+        SIMT_LAUNCH(k.kernel, dim3(BLOCKS), dim3(N), 2 * sizeof(float), 0, last, x);
+        int wrong = 0;
+        for (int b = 0; b < BLOCKS; b++) {
+            float sum = 0;
+            for (int i = 0; i < N; i++)
+                sum += x[b * N + i];
+            wrong += !(last[b] == sum);
+        }
+        printf("%d of %d blocks are wrong\n", wrong, BLOCKS);
+        free(x), free(last);
+        return wrong > 0;
+    }
+    fprintf(stderr, "usage: simt_faults NAME\n");
+    return 2;
+}

@@ -1,0 +1,90 @@
+// A device that is wrong in one way, for tests/cli/sq-gpucheck.bats: libsq_emu.so (SQ_WRONG_BASE, a path) with one operation
+// replaced as SQ_WRONG says. What sq-gpucheck must find.
+#include <dlfcn.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "../../libsq/include/sq/device.h"
+
+static struct sq_device device;
+static struct sq_device_ops ops;
+static const struct sq_device_ops *right;
+static int calls;
+
+static void outside(struct sq_gpu *g, float *y, const float *x, int64_t n)
+{
+    right->add(g, y, x, n);
+    y[n] = 0;
+}
+
+static void input(struct sq_gpu *g, float *y, const float *x, int64_t n)
+{
+    right->add(g, y, x, n);
+    if (n > 0)
+        const_cast<float *>(x)[n - 1] = 0;
+}
+
+static void last(struct sq_gpu *g, float *y, const float *x, int64_t n)
+{
+    right->add(g, y, x, n - 1);
+}
+
+static void differs(struct sq_gpu *g, float *y, const float *x, int64_t n)
+{
+    right->add(g, y, x, n);
+    if (n > 1 && calls++ % 3 == 2)
+        y[0] += 1;
+}
+
+/* 3e-4 of every value: the precision of half floats */
+static void coarse(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n)
+{
+    right->swiglu(g, y, gate, up, n);
+    for (int64_t i = 0; i < n; i++)
+        y[i] *= 1.0003f;
+}
+
+/* writes between rows */
+static void gap(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
+                int64_t rows, int64_t n)
+{
+    right->rmsnorm(g, y, ldy, rrms, x, ldx, gain, eps, rows, n);
+    if (rows > 1 && ldy > n)
+        y[n] = 1;
+}
+
+static int no_devices(char *why, size_t n)
+{
+    strncpy(why, "none today", n);
+    return 0;
+}
+
+extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)
+{
+    const char *base = getenv("SQ_WRONG_BASE"), *how = getenv("SQ_WRONG");
+    void *library = base ? dlopen(base, RTLD_NOW | RTLD_LOCAL) : nullptr;
+    if (!library || !how)
+        return nullptr;
+    const auto entry = reinterpret_cast<sq_device_entry_fn *>(dlsym(library, SQ_DEVICE_ENTRY));
+    device = *entry();
+    right = device.ops;
+    ops = *right;
+    device.ops = &ops;
+    if (strcmp(how, "outside") == 0)
+        ops.add = outside;
+    else if (strcmp(how, "input") == 0)
+        ops.add = input;
+    else if (strcmp(how, "last") == 0)
+        ops.add = last;
+    else if (strcmp(how, "differs") == 0)
+        ops.add = differs;
+    else if (strcmp(how, "coarse") == 0)
+        ops.swiglu = coarse;
+    else if (strcmp(how, "gap") == 0)
+        ops.rmsnorm = gap;
+    else if (strcmp(how, "version") == 0)
+        device.abi++;
+    else if (strcmp(how, "none") == 0)
+        device.count = no_devices;
+    return &device;
+}
