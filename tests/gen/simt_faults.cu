@@ -127,7 +127,7 @@ static const struct {
 
 int main(int argc, char **argv)
 {
-    enum { BLOCKS = 3 };
+    const int BLOCKS = 3;
     for (const auto &k : kernels) {
         if (argc != 2 || strcmp(k.name, argv[1]) != 0)
             continue;
