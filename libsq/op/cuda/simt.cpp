@@ -113,7 +113,7 @@ struct thread {
     context c;
     char *stack;
     uint3 index;
-    int linear;
+    int linear, barriers; /* passed */
     enum state state;
     where at;
     enum op op;
@@ -144,7 +144,9 @@ static void *outside_fake;
 #endif
 #ifdef SIMT_TSAN
 static void *outside_fiber;
-static char order_block, order_warp[MOST / LANES];
+/* What happens before what. Barriers take turns: who runs on to the next one must not seem to have been there before those
+ * that still come from this one. */
+static char order_start, order_end, order_barrier[2], order_warp[MOST / LANES];
 #endif
 
 /* Copies that the sanitizers do not see. */
@@ -191,9 +193,9 @@ HIDDEN static void entry()
 #ifdef SIMT_ASAN
     __sanitizer_finish_switch_fiber(nullptr, &outside_stack, &outside_size);
 #endif
-    ACQUIRE(&order_block);
+    ACQUIRE(&order_start);
     now.body(now.closure);
-    RELEASE(&order_block);
+    RELEASE(&order_end);
     current->state = LEFT;
     to_outside();
     abort();
@@ -245,9 +247,11 @@ HIDDEN void barrier(where at)
     current->at = at;
     current->mask = 0;
     current->state = AT_BARRIER;
-    RELEASE(&order_block);
+    const int turn = current->barriers++ % 2;
+    RELEASE(&order_barrier[turn]);
     to_outside();
-    ACQUIRE(&order_block);
+    ACQUIRE(&order_barrier[turn]);
+    (void)turn;
 }
 
 /* ---- warp operations: the last lane to come serves all ---- */
@@ -363,6 +367,7 @@ HIDDEN static void thread_new(thread *t, int i)
     const unsigned n = (unsigned)i;
     context_new(&t->c, t->stack, entry);
     t->linear = i;
+    t->barriers = 0;
     t->index = {n % now.size.x, n / now.size.x % now.size.y, n / (now.size.x * now.size.y)};
     t->state = RUNS;
     t->at = {nullptr, 0};
@@ -414,7 +419,7 @@ HIDDEN static void run_block(uint64_t *random)
 #ifdef SIMT_TSAN
     outside_fiber = __tsan_get_current_fiber();
 #endif
-    RELEASE(&order_block);
+    RELEASE(&order_start);
     do {
         for (bool ran = true; ran;) {
             ran = false;
@@ -425,7 +430,7 @@ HIDDEN static void run_block(uint64_t *random)
                 }
         }
     } while (pass_barrier());
-    ACQUIRE(&order_block);
+    ACQUIRE(&order_end);
 }
 
 HIDDEN void run(dim3 grid, dim3 size, size_t bytes, void (*body)(void *), void *closure)
