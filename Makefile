@@ -1,4 +1,4 @@
-# sq - one non-recursive Makefile. Knobs: CC=gcc|clang DEV=1 SAN=address,undefined|thread V=1 HAVE_BLIS=0 ...
+# sq - one non-recursive Makefile. Knobs: CC=gcc|clang DEV=1 SAN=address,undefined|thread V=1 HAVE_BLIS=0 HAVE_NVCC=0 CUDA_ARCHS="80 90" ...
 # Targets: all check check-long fuzz bench hdr-check install clean
 
 CC ?= gcc
@@ -91,8 +91,8 @@ EMU_OBJ := $(patsubst %,$(B)/obj/%.o,$(sort $(wildcard libsq/op/cuda/*_cuda.cu l
 CUDA := $(BUILD)/cuda
 CUDA_OBJ := $(patsubst %,$(CUDA)/%.o,$(sort $(wildcard libsq/op/cuda/*.cu)))
 CUDA_ARCHS ?= 75 80 90 100
-NVCCFLAGS := -std=c++20 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden -Ilibsq/include -Xptxas -v \
-  $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
+NVCCFLAGS := -std=c++20 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden -Ilibsq/include
+NVCCARCHS := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS))$(comma)code=compute_$(lastword $(CUDA_ARCHS))
 
 $(B)/obj/%.cu.o: %.cu $(B)/config.mk
@@ -121,10 +121,10 @@ $(B)/gen/libsq_wrong.so: $(B)/obj/tests/gen/wrong_device.cu.o
 	$(Q)$(CXX_ALL) -shared $(LDFLAGS_ALL) $^ -ldl -o $@
 
 # one for all flavours; what ptxas says of every kernel stays beside the object
-$(CUDA)/%.o: % $(B)/config.mk
+$(CUDA)/%.o: % | $(B)/config.mk
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  NVCC $<")
-	$(Q)$(NVCC) $(NVCCFLAGS) -MMD -MF $(@:.o=.d) -c $< -o $@ 2>$(@:.o=.log) || { grep -v "^ptxas info\|bytes stack frame" $(@:.o=.log) >&2; exit 1; }
+	$(Q)$(NVCC) $(NVCCFLAGS) $(NVCCARCHS) -Xptxas -v -MMD -MF $(@:.o=.d) -c $< -o $@ 2>$(@:.o=.log) || { grep -v "^ptxas info\|bytes stack frame" $(@:.o=.log) >&2; exit 1; }
 
 $(CUDA)/libsq_cuda.so: $(CUDA_OBJ)
 	@$(if $(V),,echo "  LD   $@")
@@ -134,11 +134,17 @@ $(B)/lib/sq/libsq_cuda.so: $(CUDA)/libsq_cuda.so
 	@mkdir -p $(@D)
 	$(Q)ln -sf $(abspath $<) $@
 
+# of small kernels, for tests/ptx, which interprets it
+PTX := $(patsubst %,$(CUDA)/ptx/%.ptx,norm elem rowquant)
+$(CUDA)/ptx/%.ptx: libsq/op/cuda/%_cuda.cu $(wildcard libsq/op/cuda/*.h) | $(B)/config.mk
+	@mkdir -p $(@D)
+	$(Q)$(NVCC) $(NVCCFLAGS) -arch=compute_80 -ptx $< -o $@
+
 # registers and spills of every kernel: make registers, then look at the difference
 registers: $(CUDA)/libsq_cuda.so
 	$(Q)sh mk/registers.sh $(NVCC) $(CUDA_OBJ:.o=.log) >libsq/op/cuda/registers.txt
 
-tests: $(UNIT) $(HELPERS) $(B)/lib/sq/libsq_emu.so $(B)/gen/simt_faults $(B)/gen/libsq_wrong.so
+tests: $(UNIT) $(HELPERS) $(B)/lib/sq/libsq_emu.so $(B)/gen/simt_faults $(B)/gen/libsq_wrong.so $(if $(NVCC),$(PTX))
 
 # ---- checks ----
 check: all tests

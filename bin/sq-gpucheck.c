@@ -1,4 +1,5 @@
 /* bin/sq-gpucheck.c - every operation of an accelerator beside the reference, and how fast it is */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -18,16 +19,20 @@ static void put_text(const struct sq_device_result *r, const struct table *t)
     if (r->fault)
         printf("%-16s %-44s FAILED: %s (nmse %.2g, limit %.2g)\n", r->op, r->shape, r->fault, r->nmse, r->limit);
     else if (r->seconds > 0)
-        printf("%-16s %-44s %9.3f ms %8.1f GB/s %8.2f TFLOP/s%s\n", r->op, r->shape, 1e3 * r->seconds, r->bytes / r->seconds / 1e9,
-               r->flops / r->seconds / 1e12, r->flops == 0 && t->peak > 0 && r->bytes / r->seconds < 0.5 * t->peak ? "  below half of the memory's" : "");
+        printf("%-16s %-44s %9.3f ms %8.1f GB/s %8.2f TFLOP/s%s\n", r->op, r->shape, 1e3 * r->seconds,
+               r->bytes / r->seconds / 1e9, r->flops / r->seconds / 1e12,
+               r->flops == 0 && t->peak > 0 && r->bytes / r->seconds < 0.5 * t->peak ? "  below half of the memory's"
+                                                                                     : "");
     else
         printf("%-16s %-44s nmse %.2g of %.2g\n", r->op, r->shape, r->nmse, r->limit);
 }
 
 static int put_json(const struct sq_device_result *r)
 {
-    json_t *o = json_pack("{s:s, s:s, s:b, s:f, s:f, s:f, s:f, s:f}", "op", r->op, "shape", r->shape, "passed", r->fault == NULL,
-                          "nmse", r->nmse, "limit", r->limit, "seconds", r->seconds, "bytes", r->bytes, "flops", r->flops);
+    json_t *nmse = isfinite(r->nmse) ? json_real(r->nmse) : json_null();
+    json_t *o = json_pack("{s:s, s:s, s:b, s:o, s:f, s:f, s:f, s:f}", "op", r->op, "shape", r->shape, "passed",
+                          r->fault == NULL, "nmse", nmse, "limit", r->limit, "seconds", r->seconds, "bytes", r->bytes,
+                          "flops", r->flops);
     if (!o || (r->fault && json_object_set_new(o, "fault", json_string(r->fault)) != 0))
         return sq_fail(SQ_E_NOMEM, "no memory for a line of JSON");
     json_dumpf(o, stdout, JSON_COMPACT);
@@ -52,11 +57,12 @@ static void show_device(const struct sq_device *d, const struct sq_gpu_info *i, 
     if (t->json)
         printf("{\"device\":\"%s\",\"backend\":\"%s\",\"capability\":%d,\"driver\":%d,\"runtime\":%d,\"bytes\":%" PRId64
                ",\"free_bytes\":%" PRId64 ",\"processors\":%" PRId64 ",\"bytes_per_second\":%.4g}\n",
-               i->name, d->name, i->capability, i->driver, i->runtime, i->bytes, i->free_bytes, i->processors, i->bytes_per_second);
+               i->name, d->name, i->capability, i->driver, i->runtime, i->bytes, i->free_bytes, i->processors,
+               i->bytes_per_second);
     else
-        printf("%s (%s): sm_%d, driver %d, runtime %d, %.1f of %.1f GB free, %" PRId64 " processors, %.0f GB/s\n", i->name, d->name,
-               i->capability, i->driver, i->runtime, (double)i->free_bytes / 1e9, (double)i->bytes / 1e9, i->processors,
-               i->bytes_per_second / 1e9);
+        printf("%s (%s): sm_%d, driver %d, runtime %d, %.1f of %.1f GB free, %" PRId64 " processors, %.0f GB/s\n",
+               i->name, d->name, i->capability, i->driver, i->runtime, (double)i->free_bytes / 1e9,
+               (double)i->bytes / 1e9, i->processors, i->bytes_per_second / 1e9);
 }
 
 /* NO_DEVICE (a status, not an error) where there is none to run on */
@@ -94,7 +100,8 @@ int main(int argc, char **argv)
     };
     int rc = 0;
 
-    sq_app_init(&app, "sq-gpucheck", "", "compare every operation of a CUDA device with the reference, with times", opts, 0, argc, argv);
+    sq_app_init(&app, "sq-gpucheck", "", "compare every operation of a CUDA device with the reference, with times",
+                opts, 0, argc, argv);
     SQ_TRY(find(&d, emulate));
     if (rc == NO_DEVICE) {
         (void)sq_app_exit(&app, 0);
@@ -112,8 +119,9 @@ int main(int argc, char **argv)
     if (!t.json)
         printf("%" PRId64 " passed, %" PRId64 " failed\n", t.passed, t.failed);
     if (t.failed > 0 || t.passed == 0)
-        rc = sq_fail(SQ_E_CHECK, t.failed > 0 ? "%" PRId64 " of %" PRId64 " checks failed" : "no operation is called so",
-                     t.failed, t.failed + t.passed);
+        rc =
+            sq_fail(SQ_E_CHECK, t.failed > 0 ? "%" PRId64 " of %" PRId64 " checks failed" : "no operation is called so",
+                    t.failed, t.failed + t.passed);
 out:
     if (d)
         d->close(&g);

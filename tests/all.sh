@@ -41,7 +41,7 @@ suite() { # suite NAME COMMAND...: a run of tests/run.sh, whose counts are added
 mkdir -p build
 step "build with gcc, warnings are errors" make -j"$jobs" DEV=1 CC=gcc all tests
 step "build with clang, warnings are errors" make -j"$jobs" DEV=1 CC=clang all tests
-step "build without BLIS, oneDNN and ZeroMQ" make -j"$jobs" BUILD=build/plain HAVE_BLIS=0 HAVE_ONEDNN=0 HAVE_ZMQ=0 all tests
+step "build without BLIS, oneDNN, ZeroMQ and nvcc" make -j"$jobs" BUILD=build/plain HAVE_BLIS=0 HAVE_ONEDNN=0 HAVE_ZMQ=0 HAVE_NVCC=0 all tests
 step "build with address and undefined sanitizers" make -j"$jobs" SAN=address,undefined all tests fuzz-replay
 # the last build is the one that build/bin points to
 step "build" make -j"$jobs" all tests
@@ -55,6 +55,7 @@ else
     echo "skipped: goldens and threads with SQ_ISA=avx2, which this processor does not have"
 fi
 suite "unit tests under sanitizers" env SQ_TESTS=unit tests/run.sh build/gcc-address-undefined tests/unit
+suite "kernels under sanitizers" tests/run.sh build/gcc-address-undefined sq-gpucheck
 suite "fuzz corpus" tests/fuzz/replay.sh build/gcc-address-undefined
 echo "$pass passed, $fail failed, $skip skipped"
 [ "$fail" -eq 0 ]

@@ -26,7 +26,8 @@ static int beside_program(char *path, size_t n, const char *name)
 int sq_device_load(const struct sq_device **out, bool emulate)
 {
     char path[PATH_MAX];
-    const char *given = emulate ? NULL : getenv("SQ_CUDA_LIB"), *const name = emulate ? "libsq_emu.so" : "libsq_cuda.so";
+    const char *given = emulate ? NULL : getenv("SQ_CUDA_LIB"), *const name =
+                                                                    emulate ? "libsq_emu.so" : "libsq_cuda.so";
     sq_device_entry_fn *entry = NULL;
     *out = NULL;
     if (given && given[0] != '/')

@@ -5,52 +5,28 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD = 256, RUNS = 3, SPACE = 64 << 20 };
+enum { GUARD = 256, RUNS = 3, SPACE = 64 << 20 /* what the largest shape of the table needs, and more */ };
 
 /* ---- arguments ---- */
-
-/* about normal: the sum of eight bytes; fast, as large shapes want many */
-double check_normal(struct check_call *c)
-{
-    int sum = 0;
-    c->random = c->random * 6364136223846793005ull + 1442695040888963407ull;
-    for (int k = 0; k < 64; k += 8)
-        sum += (int)(c->random >> k & 255);
-    return ((double)sum - 8 * 127.5) / sqrt(8 * (65536.0 - 1) / 12);
-}
-
-static void set(struct check_call *c, const struct check_arg *a, int64_t i)
-{
-    const double v = check_normal(c);
-    switch (a->type) {
-    case SQ_F32: ((float *)a->init)[i] = (float)v; break;
-    case SQ_F64: ((double *)a->init)[i] = v; break;
-    case SQ_BF16: ((uint16_t *)a->init)[i] = sq_f32_to_bf16((float)v); break;
-    default: memset((char *)a->init + (size_t)i * sq_dtype_size(a->type), 0, sq_dtype_size(a->type));
-    }
-}
 
 static struct check_arg *add(struct check_call *c, enum check_role role, enum sq_dtype type, int64_t n, double limit)
 {
     SQ_ASSERT(c->nargs < CHECK_ARGS);
     struct check_arg *a = &c->arg[c->nargs++];
-    const size_t bytes = (size_t)n * sq_dtype_size(type) + 1;
-    *a = (struct check_arg){.role = role, .type = type, .n = n, .limit = limit, .init = malloc(bytes), .want = malloc(bytes), .got = malloc(bytes + 2 * GUARD),
-                            .first = malloc(bytes)};
-    SQ_ASSERT(a->init && a->want && a->got && a->first);
-    memset(a->init, 0xff, bytes); /* NaN */
+    *a = (struct check_arg){.role = role, .type = type, .n = n, .limit = limit};
     return a;
 }
 
-static void fill(struct check_call *c, const struct check_arg *a)
+static void filled(struct check_arg *a, int64_t rows, int64_t cols, int64_t ld)
 {
-    for (int64_t i = 0; i < a->n; i++)
-        set(c, a, i);
+    a->rows = rows;
+    a->cols = cols;
+    a->ld = ld;
 }
 
 void check_in(struct check_call *c, enum sq_dtype type, int64_t n)
 {
-    fill(c, add(c, CHECK_IN, type, n, 0));
+    filled(add(c, CHECK_IN, type, n, 0), 1, n, n);
 }
 
 void check_out(struct check_call *c, enum sq_dtype type, int64_t n, double limit)
@@ -60,7 +36,12 @@ void check_out(struct check_call *c, enum sq_dtype type, int64_t n, double limit
 
 void check_filled(struct check_call *c, enum sq_dtype type, int64_t n, double limit)
 {
-    fill(c, add(c, CHECK_OUT, type, n, limit));
+    filled(add(c, CHECK_OUT, type, n, limit), 1, n, n);
+}
+
+void check_scratch(struct check_call *c, int64_t n)
+{
+    filled(add(c, CHECK_SCRATCH, SQ_F32, n, 0), 1, n, n);
 }
 
 static int64_t span(int64_t rows, int64_t n, int64_t ld)
@@ -68,31 +49,67 @@ static int64_t span(int64_t rows, int64_t n, int64_t ld)
     return rows > 0 && n > 0 ? (rows - 1) * ld + n : 0;
 }
 
-static void fill_rows(struct check_call *c, const struct check_arg *a, int64_t rows, int64_t n, int64_t ld)
-{
-    for (int64_t i = 0; i < rows; i++)
-        for (int64_t j = 0; j < n; j++)
-            set(c, a, i * ld + j);
-}
-
 void check_in_rows(struct check_call *c, int64_t rows, int64_t n, int64_t ld)
 {
-    fill_rows(c, add(c, CHECK_IN, SQ_F32, span(rows, n, ld), 0), rows, n, ld);
+    filled(add(c, CHECK_IN, SQ_F32, span(rows, n, ld), 0), rows, n, ld);
 }
 
 void check_filled_rows(struct check_call *c, int64_t rows, int64_t n, int64_t ld, double limit)
 {
-    fill_rows(c, add(c, CHECK_OUT, SQ_F32, span(rows, n, ld), limit), rows, n, ld);
-}
-
-void *check_last(struct check_call *c)
-{
-    return c->arg[c->nargs - 1].init;
+    filled(add(c, CHECK_OUT, SQ_F32, span(rows, n, ld), limit), rows, n, ld);
 }
 
 static size_t bytes_of(const struct check_arg *a)
 {
     return (size_t)a->n * sq_dtype_size(a->type);
+}
+
+/* about normal: the sum of eight bytes; fast, as large shapes want many */
+static double normal(uint64_t *random)
+{
+    int sum = 0;
+    *random = *random * 6364136223846793005ull + 1442695040888963407ull;
+    for (int k = 0; k < 64; k += 8)
+        sum += (int)(*random >> k & 255);
+    return ((double)sum - 8 * 127.5) / sqrt(8 * (65536.0 - 1) / 12);
+}
+
+static void set(const struct check_arg *a, int64_t i, double v)
+{
+    switch (a->type) {
+    case SQ_F32: ((float *)a->init)[i] = (float)v; break;
+    case SQ_F64: ((double *)a->init)[i] = v; break;
+    case SQ_BF16: ((uint16_t *)a->init)[i] = sq_f32_to_bf16((float)v); break;
+    default: memset((char *)a->init + (size_t)i * sq_dtype_size(a->type), 0, sq_dtype_size(a->type));
+    }
+}
+
+/* Declares, allocates and fills; `compared`: with room for results. */
+static int make(struct check_call *c, const struct check_op *op, bool compared)
+{
+    uint64_t random = 1;
+    void *p[CHECK_ARGS] = {NULL};
+    int rc = 0;
+    op->args(c);
+    for (int k = 0; k < c->nargs; k++) {
+        struct check_arg *a = &c->arg[k];
+        const int64_t bytes = (int64_t)bytes_of(a) + 1;
+        SQ_TRY(sq_alloc_bytes(&a->init, bytes, 1));
+        memset(a->init, 0xff, (size_t)bytes); /* NaN */
+        if (compared) {
+            SQ_TRY(sq_alloc_bytes(&a->want, bytes, 1));
+            SQ_TRY(sq_alloc_bytes(&a->first, bytes, 1));
+            SQ_TRY(sq_alloc_bytes(&a->got, bytes + 2 * GUARD, 1));
+        }
+        for (int64_t i = 0; i < a->rows; i++)
+            for (int64_t j = 0; j < a->cols; j++)
+                set(a, i * a->ld + j, normal(&random));
+        p[k] = a->init;
+    }
+    if (op->values)
+        op->values(p, c->z);
+out:
+    return rc;
 }
 
 /* ---- one run on the device ---- */
@@ -102,6 +119,8 @@ static int to_device(struct check_call *c, const struct sq_device *d, struct sq_
     for (int i = 0; i < c->nargs; i++) {
         struct check_arg *a = &c->arg[i];
         void *p = NULL;
+        if (a->role == CHECK_SCRATCH)
+            continue;
         const int rc = a->device ? 0 : d->alloc(g, &p, bytes_of(a) + 2 * GUARD);
         if (rc < 0)
             return sq_fail((enum sq_err)rc, "%s", d->error(g));
@@ -116,14 +135,15 @@ static void run(struct check_call *c, const struct check_op *op, const struct sq
 {
     void *p[CHECK_ARGS] = {NULL};
     for (int i = 0; i < c->nargs; i++)
-        p[i] = c->arg[i].device + GUARD;
+        p[i] = c->arg[i].device ? c->arg[i].device + GUARD : NULL;
     op->dev(d->ops, g, p, c->z);
 }
 
 static int from_device(struct check_call *c, const struct sq_device *d, struct sq_gpu *g)
 {
     for (int i = 0; i < c->nargs; i++)
-        d->get(g, SQ_QUEUE_WORK, c->arg[i].got, c->arg[i].device, bytes_of(&c->arg[i]) + 2 * GUARD);
+        if (c->arg[i].device)
+            d->get(g, SQ_QUEUE_WORK, c->arg[i].got, c->arg[i].device, bytes_of(&c->arg[i]) + 2 * GUARD);
     const int rc = d->sync(g);
     return rc < 0 ? sq_fail((enum sq_err)rc, "%s", d->error(g)) : 0;
 }
@@ -134,7 +154,7 @@ static void release(struct check_call *c, const struct sq_device *d, struct sq_g
         struct check_arg *a = &c->arg[i];
         if (a->device)
             d->free(g, a->device);
-        free(a->init), free(a->want), free(a->got), free(a->first);
+        sq_free(a->init), sq_free(a->want), sq_free(a->got), sq_free(a->first);
     }
 }
 
@@ -195,6 +215,8 @@ static void look(struct sq_device_result *r, const struct check_call *c, int run
         const struct check_arg *a = &c->arg[i];
         const char *got = (const char *)a->got + GUARD;
         double nmse = 0;
+        if (a->role == CHECK_SCRATCH)
+            continue;
         if (!guarded(a))
             r->fault = "wrote outside of an array";
         else if (a->role == CHECK_IN)
@@ -205,7 +227,7 @@ static void look(struct sq_device_result *r, const struct check_call *c, int run
             r->fault = compare(&nmse, a, got);
         if (run == 0)
             memcpy(a->first, got, bytes_of(a));
-        if (a->limit > 0 && nmse * r->limit >= r->nmse * a->limit) {
+        if (a->limit > 0 && isfinite(a->limit) && (r->limit == 0 || nmse / a->limit > r->nmse / r->limit)) {
             r->nmse = nmse;
             r->limit = a->limit;
         }
@@ -230,19 +252,20 @@ static void name_shape(struct sq_device_result *r, const struct check_op *op, co
     const char *name = op->dims;
     for (int i = 0; i < CHECK_DIMS && *name && at < sizeof r->shape; i++) {
         const int n = (int)strcspn(name, " ");
-        at += (size_t)snprintf(r->shape + at, sizeof r->shape - at, "%s%.*s=%lld", i ? " " : "", n, name, (long long)z[i]);
+        at += (size_t)snprintf(r->shape + at, sizeof r->shape - at, "%s%.*s=%lld", i ? " " : "", n, name,
+                               (long long)z[i]);
         name += n + (name[n] == ' ');
     }
 }
 
-static int check_shape(struct sq_device_result *r, const struct check_op *op, const int64_t *z, const struct sq_device *d,
-                       struct sq_gpu *g)
+static int check_shape(struct sq_device_result *r, const struct check_op *op, const int64_t *z,
+                       const struct sq_device *d, struct sq_gpu *g)
 {
-    struct check_call c = {.z = z, .random = 1};
+    struct check_call c = {.z = z};
     int rc = 0;
     *r = (struct sq_device_result){.op = op->name};
     name_shape(r, op, z);
-    op->args(&c);
+    SQ_TRY(make(&c, op, true));
     reference(&c, op);
     for (int k = 0; k < RUNS && !r->fault; k++) {
         char seed[8];
@@ -259,16 +282,17 @@ out:
 }
 
 /* The fastest of a few runs, each of them waited for: what is measured lasts some hundred microseconds or more. */
-static int time_shape(struct sq_device_result *r, const struct check_op *op, const struct sq_device *d, struct sq_gpu *g)
+static int time_shape(struct sq_device_result *r, const struct check_op *op, const struct sq_device *d,
+                      struct sq_gpu *g)
 {
-    struct check_call c = {.z = op->large, .random = 2};
+    struct check_call c = {.z = op->large};
     int rc = 0;
     *r = (struct sq_device_result){.op = op->name, .seconds = HUGE_VAL, .flops = op->flops ? op->flops(op->large) : 0};
     name_shape(r, op, op->large);
-    op->args(&c);
+    SQ_TRY(make(&c, op, false));
     SQ_TRY(to_device(&c, d, g));
     for (int i = 0; i < c.nargs; i++)
-        r->bytes += (double)bytes_of(&c.arg[i]);
+        r->bytes += c.arg[i].role == CHECK_SCRATCH ? 0 : (double)bytes_of(&c.arg[i]);
     for (int k = 0; k < 6; k++) {
         rc = d->sync(g);
         const double start = sq_now();
@@ -286,24 +310,32 @@ out:
     return rc < 0 ? sq_fail_in(rc, "%s %s", op->name, r->shape) : 0;
 }
 
-int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, bool timed, sq_device_report *report, void *ctx)
+static int check_operation(const struct check_op *op, const struct sq_device *d, struct sq_gpu *g, bool timed,
+                           sq_device_report *report, void *ctx)
 {
     struct sq_device_result r;
-    int rc = d->space(g, timed ? (size_t)4 * SPACE * 16 : SPACE);
+    int rc = 0;
+    for (int64_t s = 0; rc == 0 && s < op->shapes; s++) {
+        rc = check_shape(&r, op, op->shape[s], d, g);
+        rc = rc < 0 ? rc : report(ctx, &r);
+    }
+    if (rc == 0 && timed && op->large[0] > 0) {
+        rc = time_shape(&r, op, d, g);
+        rc = rc < 0 ? rc : report(ctx, &r);
+    }
+    return rc;
+}
+
+int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, bool timed, sq_device_report *report,
+                    void *ctx)
+{
+    const struct check_table *const tables[] = {&check_layer, &check_weights, &check_step};
+    int rc = d->space(g, SPACE);
     if (rc < 0)
         return sq_fail((enum sq_err)rc, "%s", d->error(g));
-    for (int64_t k = 0; rc == 0 && k < check_nops; k++) {
-        const struct check_op *op = &check_ops[k];
-        if (only && strncmp(op->name, only, strlen(only)) != 0)
-            continue;
-        for (int64_t s = 0; rc == 0 && s < op->shapes; s++) {
-            rc = check_shape(&r, op, op->shape[s], d, g);
-            rc = rc < 0 ? rc : report(ctx, &r);
-        }
-        if (rc == 0 && timed && op->large[0] > 0) {
-            rc = time_shape(&r, op, d, g);
-            rc = rc < 0 ? rc : report(ctx, &r);
-        }
-    }
+    for (int t = 0; t < SQ_COUNT(tables); t++)
+        for (int64_t k = 0; rc == 0 && k < tables[t]->n; k++)
+            if (!only || strncmp(tables[t]->op[k].name, only, strlen(only)) == 0)
+                rc = check_operation(&tables[t]->op[k], d, g, timed, report, ctx);
     return rc;
 }

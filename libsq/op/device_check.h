@@ -4,20 +4,31 @@
 
 #include "sq/device.h"
 
-/* Unit roundoff of f32; limits are multiples of its square. */
-#define CHECK_U2 (1.0 / (1 << 24) / (1 << 24))
-#define CHECK_BITS 0.0 /* limit: the reference's bits */
+/* Limits of the NMSE are multiples of U^2, U the unit roundoff of f32. The reference sums in double and rounds once:
+ * U^2 / 3 of that is its own. */
+#define CHECK_U2     (1.0 / (1 << 24) / (1 << 24))
+#define CHECK_BITS   0.0            /* the reference's bits */
+#define CHECK_FEW    (8 * CHECK_U2) /* one to three roundings of a term and of the result */
+#define CHECK_DOUBLE 1e-24          /* sums in double of another order, stored as double */
+
+/* A sum of k terms of both signs in f32, in any order: the partial sums grow like sqrt(i), so the variance of the error
+ * is at most U^2 k^2 / 2 beside k of the result; some more for the terms' rounding. */
+static inline double check_sum_limit(int64_t k)
+{
+    return CHECK_U2 * (double)(k + 8);
+}
 
 enum { CHECK_ARGS = 16, CHECK_DIMS = 10 };
 
-enum check_role { CHECK_IN, CHECK_OUT };
+/* A scratch is the reference's own: the device does not see it. */
+enum check_role { CHECK_IN, CHECK_OUT, CHECK_SCRATCH };
 
 /* One array of an operation. */
 struct check_arg {
     enum check_role role;
     enum sq_dtype type;
-    int64_t n;
-    double limit; /* of an output: of its NMSE */
+    int64_t n, rows, cols, ld; /* n elements, of which rows of cols, ld apart, are about normal before a run */
+    double limit;              /* of an output: of its NMSE */
     void *init, *want, *got, *first;
     char *device; /* with guards on both sides */
 };
@@ -26,13 +37,12 @@ struct check_call {
     const int64_t *z; /* the shape */
     struct check_arg arg[CHECK_ARGS];
     int nargs;
-    uint64_t random;
-    double scratch; /* what an operation's rows may use from set up to run */
 };
 
 struct check_op {
     const char *name, *dims; /* dims: names of z */
     void (*args)(struct check_call *c);
+    void (*values)(void *const *p, const int64_t *z); /* NULL, or changes what the arrays hold before a run */
     void (*ref)(void *const *p, const int64_t *z);
     void (*dev)(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z);
     const int64_t (*shape)[CHECK_DIMS];
@@ -41,18 +51,34 @@ struct check_op {
     double (*flops)(const int64_t *z); /* NULL: bound by bytes */
 };
 
-extern const struct check_op check_ops[];
-extern const int64_t check_nops;
+/* Large shapes are a layer of Llama-2-7B with 3 samples of 2048 tokens, or a part of it. */
+struct check_table {
+    const struct check_op *op;
+    int64_t n;
+};
+extern const struct check_table check_layer, check_weights, check_step;
 
-/* Arguments in the order of p; values of an input are about normal, an output is untouched (NaN) unless `filled`. */
+/* For the rows of a table: argument k, the reference. */
+#define F(k)      ((float *)p[k])
+#define CF(k)     ((const float *)p[k])
+#define D(k)      ((double *)p[k])
+#define SHAPES(x) .shape = x, .shapes = SQ_COUNT(x)
+
+static inline const struct sq_ops *check_reference(void)
+{
+    const struct sq_ops *ops;
+    SQ_ASSERT(sq_ops_get(&ops, SQ_BACKEND_REF, SQ_F32_PRODUCTS) == 0);
+    return ops;
+}
+
+/* Arguments in the order of p. Floats of an input are about normal, integers 0, an output is untouched (NaN) unless
+ * `filled`. */
 void check_in(struct check_call *c, enum sq_dtype type, int64_t n);
 void check_out(struct check_call *c, enum sq_dtype type, int64_t n, double limit);
 void check_filled(struct check_call *c, enum sq_dtype type, int64_t n, double limit);
+void check_scratch(struct check_call *c, int64_t n); /* f32 */
 /* rows of n values, ld apart; what is between stays untouched */
 void check_in_rows(struct check_call *c, int64_t rows, int64_t n, int64_t ld);
 void check_filled_rows(struct check_call *c, int64_t rows, int64_t n, int64_t ld, double limit);
-/* the values of the last argument, to change */
-void *check_last(struct check_call *c);
-double check_normal(struct check_call *c);
 
 #endif

@@ -73,6 +73,9 @@ END
 }
 
 @test "gpucheck: on this machine's device" {
+    case $build in
+    *address* | *thread*) skip "skipped: CUDA and sanitizers want the same addresses" ;;
+    esac
     run --separate-stderr sq-gpucheck
     [ "$status" = 77 ] && skip "${stderr#*: }"
     [ "$status" = 0 ]
@@ -113,6 +116,22 @@ END
     esac
     run -1 --separate-stderr simt_faults off_by_one
     [[ $stderr == *"heap-buffer-overflow"*"off_by_one"* ]]
+}
+
+@test "ptx: what nvcc made of small kernels, interpreted, has the emulator's bits" {
+    ptx=$(dirname "$build")/cuda/ptx
+    [ -f "$ptx/norm.ptx" ] || skip "skipped: built without nvcc"
+    case $build in
+    *address* | *thread*) skip "skipped: Python cannot load a library with a sanitizer" ;;
+    esac
+    command -v python3 || skip "skipped: no python3"
+    run -0 python3 "$tree/tests/ptx/check.py" "$ptx" "$build/lib/sq/libsq_emu.so"
+    [ "$(grep -c '^ok ' <<<"$output")" -ge 9 ]
+    # and it can fail: a sum that is a difference
+    mkdir broken && cp "$ptx"/*.ptx broken/
+    sed -i 's/add\.rn\.f32/sub.rn.f32/' broken/elem.ptx
+    run -1 python3 "$tree/tests/ptx/check.py" broken "$build/lib/sq/libsq_emu.so" add
+    [[ $output == *"not ok"*"add_elements: y[0] is"* ]]
 }
 
 @test "cuda: registers and spills of every kernel are those of libsq/op/cuda/registers.txt" {

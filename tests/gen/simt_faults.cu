@@ -120,10 +120,17 @@ static __global__ void two_operations(float *y, const float *x)
 static const struct {
     const char *name;
     void (*kernel)(float *, const float *);
-} kernels[] = {{"good", good},           {"dynamic", dynamic},         {"no_barrier", no_barrier},
-               {"order", order},         {"off_by_one", off_by_one},   {"poison", poison},
-               {"divergent", divergent}, {"leaves", leaves},           {"not_in_mask", not_in_mask},
-               {"names_absent", names_absent}, {"two_operations", two_operations}};
+} kernels[] = {{"good", good},
+               {"dynamic", dynamic},
+               {"no_barrier", no_barrier},
+               {"order", order},
+               {"off_by_one", off_by_one},
+               {"poison", poison},
+               {"divergent", divergent},
+               {"leaves", leaves},
+               {"not_in_mask", not_in_mask},
+               {"names_absent", names_absent},
+               {"two_operations", two_operations}};
 
 int main(int argc, char **argv)
 {

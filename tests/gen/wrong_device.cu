@@ -1,5 +1,5 @@
-// A device that is wrong in one way, for tests/cli/sq-gpucheck.bats: libsq_emu.so (SQ_WRONG_BASE, a path) with one operation
-// replaced as SQ_WRONG says. What sq-gpucheck must find.
+// A device that is wrong in one way, for tests/cli/sq-gpucheck.bats: libsq_emu.so (SQ_WRONG_BASE, a path) with one
+// operation replaced as SQ_WRONG says. What sq-gpucheck must find.
 #include <dlfcn.h>
 #include <stdlib.h>
 #include <string.h>
@@ -45,8 +45,8 @@ static void coarse(struct sq_gpu *g, float *y, const float *gate, const float *u
 }
 
 /* writes between rows */
-static void gap(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
-                int64_t rows, int64_t n)
+static void gap(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
+                double eps, int64_t rows, int64_t n)
 {
     right->rmsnorm(g, y, ldy, rrms, x, ldx, gain, eps, rows, n);
     if (rows > 1 && ldy > n)

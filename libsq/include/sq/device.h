@@ -1,8 +1,8 @@
 /* sq/device.h - operations on an accelerator: a table of functions from a library that is opened at run time
  *
- * Two libraries are made of the same sources (libsq/op/cuda): libsq_cuda.so by nvcc, and libsq_emu.so by the C++ compiler, which
- * runs the same kernels on the processor, slowly, for tests. Neither prints or exits; only the emulator aborts, with a table, on a
- * kernel that no GPU could run (libsq/op/cuda/simt.h). */
+ * Two libraries are made of the same sources (libsq/op/cuda): libsq_cuda.so by nvcc, and libsq_emu.so by the C++
+ * compiler, which runs the same kernels on the processor, slowly, for tests. Neither prints or exits; only the emulator
+ * aborts, with a table, on a kernel that no GPU could run (libsq/op/cuda/simt.h). */
 #ifndef SQ_DEVICE_H
 #define SQ_DEVICE_H
 
@@ -13,11 +13,11 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI 1
+#define SQ_DEVICE_ABI   1
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
-/* One opened device: two streams, a workspace, the first error. Not for several threads at a time; CUDA's state does not survive a
- * fork. */
+/* One opened device: two streams, a workspace, the first error. Not for several threads at a time; CUDA's state does
+ * not survive a fork. */
 struct sq_gpu;
 
 /* Operations queue on the stream of work, copies on either; within a stream all is in order. */
@@ -25,11 +25,11 @@ enum sq_queue { SQ_QUEUE_WORK, SQ_QUEUE_COPY };
 
 struct sq_gpu_info {
     char name[128];
-    int capability;                   /* 80: sm_80 */
-    int driver, runtime;              /* 13000: CUDA 13.0 */
+    int capability;      /* 80: sm_80 */
+    int driver, runtime; /* 13000: CUDA 13.0 */
     int64_t bytes, free_bytes;
     int64_t processors;
-    double bytes_per_second;          /* of its memory by data sheet, 0: unknown */
+    double bytes_per_second; /* of its memory by data sheet, 0: unknown */
 };
 
 /* A linear's rows for fold and fold_grad. Struct on the host, arrays on the device. */
@@ -47,50 +47,54 @@ struct sq_fold_args {
     int64_t rows, cols;
 };
 
-/* What a device computes. All arrays are in device memory, f32 row-major unless said otherwise; shapes, aliasing and meaning are
- * those of struct sq_ops where the name is the same. An operation only queues: the first failure is kept, later operations do
- * nothing, sync() returns it. Every result is the same for the same device type, run after run: sums have a fixed order, there
- * are no float atomics. Workspace (space() below) is stated where an operation needs any. */
+/* What a device computes. All arrays are in device memory, f32 row-major unless said otherwise; shapes, aliasing and
+ * meaning are those of struct sq_ops where the name is the same. An operation only queues: the first failure is kept,
+ * later operations do nothing, sync() returns it. Every result is the same for the same device type, run after run:
+ * sums have a fixed order, there are no float atomics. Workspace (space() below) is stated where an operation needs
+ * any. */
 struct sq_device_ops {
     /* Workspace: f32 operands that are rounded to bf16, or bf16 ones that meet unrounded f32, are converted first:
-     * 4 (M K + K N) bytes at most. */
-    void (*gemm)(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k,
-                 bool add, bool round_bf16);
+     * 4 (M K + K N) + 256 bytes at most. */
+    void (*gemm)(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n,
+                 int64_t k, bool add, bool round_bf16);
     /* the structs lie on the host, their arrays on the device */
     void (*gemm_codes)(struct sq_gpu *g, float *y, int64_t ldy, const float *base, const struct sq_codes *a,
                        const struct sq_codes *b, int64_t m, int64_t n);
 
-    void (*rmsnorm)(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
-                    double eps, int64_t rows, int64_t n);
+    void (*rmsnorm)(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx,
+                    const float *gain, double eps, int64_t rows, int64_t n);
     /* Workspace with dgain: column sums of n. */
-    void (*rmsnorm_grad)(struct sq_gpu *g, float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy,
-                         const float *x, int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
-    void (*rope)(struct sq_gpu *g, float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
-                 int64_t dim, bool inverse);
+    void (*rmsnorm_grad)(struct sq_gpu *g, float *dx, int64_t lddx, bool add, float *dgain, const float *dy,
+                         int64_t lddy, const float *x, int64_t ldx, const float *rrms, const float *gain, int64_t rows,
+                         int64_t n);
+    void (*rope)(struct sq_gpu *g, float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse);
     void (*swiglu)(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(struct sq_gpu *g, float *dgate, float *dup, const float *dy, const float *gate, const float *up,
                         int64_t n);
     /* D at most 256: SQ_E_UNSUP. */
-    void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                      int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
+    void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
+                      int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
     /* Workspace: 4 B T H bytes. */
     void (*attention_grad)(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out,
-                           const float *lse, const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
-                           int64_t heads, int64_t kv, int64_t dim);
+                           const float *lse, const float *q, const float *k, const float *v, int64_t batch,
+                           int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
     void (*add)(struct sq_gpu *g, float *y, const float *x, int64_t n);
     void (*bias)(struct sq_gpu *g, float *y, const float *bias, int64_t rows, int64_t n);
     /* Workspace: column sums of n. */
     void (*bias_grad)(struct sq_gpu *g, float *dbias, const float *dy, int64_t rows, int64_t n);
-    void (*adamw)(struct sq_gpu *g, float *x, float *m, float *v, const float *grad, int64_t n, int64_t step, double lr);
+    void (*adamw)(struct sq_gpu *g, float *x, float *m, float *v, const float *grad, int64_t n, int64_t step,
+                  double lr);
 
-    /* y, codes and errors have the reference's bits wherever sigma(u) has (exp in double may differ in its last bit, which a
-     * rounding to float hides but once in 2^28); so have dz but for the share that the extremes of a row get, du and dl being sums. */
-    void (*rowquant)(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
-                     int64_t rows, int64_t cols);
+    /* y, codes and errors have the reference's bits wherever sigma(u) has (exp in double may differ in its last bit,
+     * which a rounding to float hides but once in 2^28); so have dz but for the share that the extremes of a row get,
+     * du and dl being sums. */
+    void (*rowquant)(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u,
+                     const float *l, int64_t rows, int64_t cols);
     void (*rowquant_grad)(struct sq_gpu *g, float *dz, float *du, float *dl, const float *dy, const float *z,
                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols);
-    void (*rowquant_encode)(struct sq_gpu *g, struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
-                            const float *l, int64_t rows, int64_t cols);
+    void (*rowquant_encode)(struct sq_gpu *g, struct sq_codes *to, const float *z, const struct sq_rowq *p,
+                            const float *u, const float *l, int64_t rows, int64_t cols);
     /* Of many groups at once: err, scale, zero [rows, tries], z [rows, n], weight [n] or NULL. */
     void (*rowquant_error)(struct sq_gpu *g, double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t rows, int64_t tries, int64_t n);
@@ -104,7 +108,8 @@ struct sq_device_ops {
     void (*widen)(struct sq_gpu *g, float *y, const uint16_t *x, int64_t n);
     void (*narrow)(struct sq_gpu *g, uint16_t *y, const float *x, int64_t n);
     /* y[i,:] = x[pick[i],:] as f32, rows of n values of type f32 or bf16; pick [rows] */
-    void (*gather)(struct sq_gpu *g, float *y, const void *x, enum sq_dtype type, const int64_t *pick, int64_t rows, int64_t n);
+    void (*gather)(struct sq_gpu *g, float *y, const void *x, enum sq_dtype type, const int64_t *pick, int64_t rows,
+                   int64_t n);
     /* sum[i] += sum over rows of x[:,i] (squared: of its squares); sum f64 [n]. Workspace: column sums of n. */
     void (*column_sums)(struct sq_gpu *g, double *sum, const float *x, bool squared, int64_t rows, int64_t n);
     /* The window's loss (sq_loss_grad): *sum += sum over tokens of weight[i] |y[i,:] - t[i,:]|^2,
@@ -115,25 +120,27 @@ struct sq_device_ops {
 
     /* The pass over a linear's weights, METHOD 3 and 1 (libsq/quant/fold.c), on rows of it:
      *   W~ = W diag(c) diag(r) + (1/rank) B A, in this order of operations, then the quantizer with u, l
-     * to, W [rows, cols] of their types (f32 or bf16; `to` may be W); everything has the reference's bits as rowquant has. */
+     * to, W [rows, cols] of their types (f32 or bf16; `to` may be W); everything has the reference's bits as rowquant
+     * has. */
     void (*fold)(struct sq_gpu *g, const struct sq_fold_args *a);
     /* Its backward, from dw [rows, cols] f32, the gradient at the rounded weights, which becomes that at W~ (G):
      *   du, dl  overwritten, as rowquant_grad has them (NULL when u, l are)
      *   db[i,t] = sum over j of G[i,j] A[t,j] / rank, overwritten      da[t,j] += sum over i of B[i,t] G[i,j] / rank
      *   dr[i] = sum over j of G[i,j] W[i,j] c[j], overwritten          dc[j] += sum over i of r[i] G[i,j] W[i,j]
-     * da and dc are added to, so that the rows of a linear may come in pieces; db, da are NULL when rank is 0, dr and dc when
-     * not wanted; c or r NULL count as ones. A piece's sums have the same bits wherever they are added to zeros.
+     * da and dc are added to, so that the rows of a linear may come in pieces (the same pieces, the same bytes); db, da
+     * are NULL when rank is 0, dr and dc when not wanted; c or r NULL count as ones.
      * Workspace: column sums of 5 cols. */
     void (*fold_grad)(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
                       const struct sq_fold_args *a);
-    /* From a vector of channel scales to what is scaled with it, through map [n] -> index of x (q heads share a value, pairs of RoPE
-     * do, a gain and a linear's columns have one each): y[i] = base[i] x[map[i]], or base[i] / x[map[i]] if inverse; base NULL: 1.
-     * y may be base. */
-    void (*spread)(struct sq_gpu *g, float *y, const float *base, const float *x, const int32_t *map, bool inverse, int64_t n);
-    /* Its gradient: dx[k] += sum over i = from[first[k]] ... from[first[k+1] - 1], in this order, of dy[i] base[i], or of
-     * -dy[i] base[i] / x[k]^2. first [m + 1], from [n] list for every k the i with map[i] == k. */
-    void (*collect)(struct sq_gpu *g, float *dx, const float *dy, const float *base, const float *x, const int32_t *first,
-                    const int32_t *from, bool inverse, int64_t m);
+    /* From a vector of channel scales to what is scaled with it, through map [n] -> index of x (q heads share a value,
+     * pairs of RoPE do, a gain and a linear's columns have one each): y[i] = base[i] x[map[i]], or base[i] / x[map[i]]
+     * if inverse; base NULL: 1. y may be base. */
+    void (*spread)(struct sq_gpu *g, float *y, const float *base, const float *x, const int32_t *map, bool inverse,
+                   int64_t n);
+    /* Its gradient: dx[k] += sum over i = from[first[k]] ... from[first[k+1] - 1], in this order, of dy[i] base[i], or
+     * of -dy[i] base[i] / x[k]^2. first [m + 1], from [n] list for every k the i with map[i] == k. */
+    void (*collect)(struct sq_gpu *g, float *dx, const float *dy, const float *base, const float *x,
+                    const int32_t *first, const int32_t *from, bool inverse, int64_t m);
 };
 
 /* Workspace for column sums of n columns. */
@@ -148,7 +155,8 @@ struct sq_device {
     const char *name;   /* "cuda", "emu" */
     /* How many devices there are; 0: why says why not. */
     int (*count)(char *why, size_t n);
-    /* 0 or enum sq_err, with a text in why. A closed handle is NULL; what was allocated with it is freed by its owner before. */
+    /* 0 or enum sq_err, with a text in why. A closed handle is NULL; what was allocated with it is freed by its owner
+     * before. */
     int (*open)(struct sq_gpu **out, int device, char *why, size_t n);
     void (*close)(struct sq_gpu **g);
     void (*info)(struct sq_gpu *g, struct sq_gpu_info *out);
@@ -177,8 +185,9 @@ struct sq_device {
 
 typedef const struct sq_device *sq_device_entry_fn(void);
 
-/* Opens the library and looks at its table: `emulate` takes libsq_emu.so, else $SQ_CUDA_LIB or libsq_cuda.so, from ../lib/sq beside
- * the program, never from the working directory. The library stays open. SQ_E_UNSUP when it is not there or of another version. */
+/* Opens the library and looks at its table: `emulate` takes libsq_emu.so, else $SQ_CUDA_LIB or libsq_cuda.so, from
+ * ../lib/sq beside the program, never from the working directory. The library stays open. SQ_E_UNSUP when it is not
+ * there or of another version. */
 int sq_device_load(const struct sq_device **out, bool emulate) SQ_MUSTUSE;
 
 /* ---- every operation beside the reference ---- */
@@ -187,17 +196,18 @@ int sq_device_load(const struct sq_device **out, bool emulate) SQ_MUSTUSE;
 struct sq_device_result {
     const char *op;
     char shape[96];
-    double nmse, limit;    /* the worst of its outputs, as a part of its limit: of those with the largest quotient */
-    double seconds;        /* of a run on a large shape; 0: not measured */
-    double bytes, flops;   /* that such a run moves and computes */
-    const char *fault;     /* NULL: passed; else what is wrong */
+    double nmse, limit;  /* the worst of its outputs, as a part of its limit: of those with the largest quotient */
+    double seconds;      /* of a run on a large shape; 0: not measured */
+    double bytes, flops; /* that such a run moves and computes */
+    const char *fault;   /* NULL: passed; else what is wrong */
 };
 
 typedef int sq_device_report(void *ctx, const struct sq_device_result *r);
 
-/* Runs the table of operations, shapes and types whose name begins with `only` (NULL: all): guarded buffers, results against the
- * reference within derived limits, the same bytes run after run (emulated: in several orders of threads); with `timed` a large
- * shape of each, too. Negative when the device itself fails; whether results agree is in the reports. */
+/* Runs the table of operations, shapes and types whose name begins with `only` (NULL: all): guarded buffers, results
+ * against the reference within derived limits, the same bytes run after run (emulated: in several orders of threads);
+ * with `timed` a large shape of each, too. Negative when the device itself fails; whether results agree is in the
+ * reports. */
 int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, bool timed, sq_device_report *report,
                     void *ctx) SQ_MUSTUSE;
 

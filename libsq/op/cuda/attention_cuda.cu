@@ -1,14 +1,16 @@
-/* Causal attention with grouped heads, in tiles of 64 queries by 64 keys; no T x T array, tiles above the diagonal are skipped.
+/* Causal attention with grouped heads, in tiles of 64 queries by 64 keys; no T x T array, tiles above the diagonal are
+ * skipped.
  *
  *   s = q.k / sqrt(D), p = exp(s - lse), out = p v          running maximum and sum of a row, as in FlashAttention
  *   delta = dout.out,  ds = p (dout.v - delta) / sqrt(D)     dq = ds k,  dk = ds' q,  dv = p' dout
  *
- * 256 threads as 16 x 16; a thread has rows 4 y ... 4 y + 3 and columns x, x + 16, ... of a tile, which needs eight values from shared
- * memory for sixteen fused products. D is walked in chunks of 32 channels (128 bytes of a row, one line), zeros beyond it; what
- * is summed over keys or queries stays in registers, 8 a chunk: D up to 64, 128, 256 are three instances. Shared memory: two chunks
- * of 64 rows and a tile of probabilities, 33 kB. Blocks: (tile, head, sample), tiles with most work first; dk and dv walk the
- * query heads of their group in order. The backward makes the scores twice rather than let blocks add to one array.
- * Bound by f32 arithmetic: 2 T^2 D H B operations forward, 7 T^2 D H B backward (half the square). */
+ * 256 threads as 16 x 16; a thread has rows 4 y ... 4 y + 3 and columns x, x + 16, ... of a tile, which needs eight
+ * values from shared memory for sixteen fused products. D is walked in chunks of 32 channels (128 bytes of a row, one
+ * line), zeros beyond it; what is summed over keys or queries stays in registers, 8 a chunk: D up to 64, 128, 256 are
+ * three instances. Shared memory: two chunks of 64 rows and a tile of probabilities, 33 kB. Blocks: (tile, head,
+ * sample), tiles with most work first; dk and dv walk the query heads of their group in order. The backward makes the
+ * scores twice rather than let blocks add to one array. Bound by f32 arithmetic: 2 T^2 D H B operations forward, 7 T^2
+ * D H B backward (half the square). */
 #include "gpu.h"
 
 enum { TILE = 64, CHUNK = 32, SIDE = 16, EACH = TILE / SIDE, WIDE = CHUNK / SIDE, THREADS = SIDE * SIDE, MOST = 256 };
@@ -91,8 +93,8 @@ static __device__ inline void tile_mul(float acc[CHUNKS][EACH][WIDE], tiles &t, 
 
 /* y[row, :] = acc * scale[row] */
 template <int CHUNKS>
-static __device__ inline void put_rows(float *y, head_rows shape, float acc[CHUNKS][EACH][WIDE], const float scale[EACH],
-                                       int64_t dim)
+static __device__ inline void put_rows(float *y, head_rows shape, float acc[CHUNKS][EACH][WIDE],
+                                       const float scale[EACH], int64_t dim)
 {
     const int x = (int)threadIdx.x % SIDE, first = (int)threadIdx.x / SIDE * EACH;
     SIMT_UNROLL
@@ -132,7 +134,8 @@ static __global__ void __launch_bounds__(THREADS)
 {
     tiles &t = shared_tiles();
     const int x = (int)threadIdx.x % SIDE, y = (int)threadIdx.x / SIDE;
-    const int64_t b = blockIdx.z, h = blockIdx.y, kvh = h / (z.heads / z.kv), q0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE;
+    const int64_t b = blockIdx.z, h = blockIdx.y, kvh = h / (z.heads / z.kv),
+                  q0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE;
     const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim);
     float acc[CHUNKS][EACH][WIDE] = {}, max[EACH], sum[EACH] = {}, s[EACH][EACH], scale[EACH];
     for (int i = 0; i < EACH; i++)
@@ -154,7 +157,7 @@ static __global__ void __launch_bounds__(THREADS)
             }
             sum[i] = fmaf(sum[i], keep, row_sum(add));
             max[i] = top;
-    SIMT_UNROLL
+            SIMT_UNROLL
             for (int c = 0; c < CHUNKS; c++)
                 for (int j = 0; j < WIDE; j++)
                     acc[c][i][j] *= keep;
@@ -174,9 +177,10 @@ static __global__ void __launch_bounds__(THREADS)
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     attention_delta(float *delta, const float *dout, const float *out, int64_t batch, sizes z)
 {
-    GPU_ROW_LOOP(r, batch *z.tokens *z.heads) {
+    GPU_ROW_LOOP (r, batch * z.tokens * z.heads) {
         float sum = 0;
-        GPU_LANE_LOOP(c, z.dim) sum = fmaf(dout[r * z.dim + c], out[r * z.dim + c], sum);
+        GPU_LANE_LOOP (c, z.dim)
+            sum = fmaf(dout[r * z.dim + c], out[r * z.dim + c], sum);
         sum = warp_sum(sum);
         const int64_t h = r % z.heads, at = r / z.heads;
         if (threadIdx.x % GPU_LANES == 0)
@@ -187,13 +191,15 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
 /* grid (query tiles, H, B) */
 template <int CHUNKS>
 static __global__ void __launch_bounds__(THREADS)
-    attention_dq(float *dq, const float *dout, const float *lse, const float *delta, const float *q, const float *k, const float *v,
-                 sizes z)
+    attention_dq(float *dq, const float *dout, const float *lse, const float *delta, const float *q, const float *k,
+                 const float *v, sizes z)
 {
     tiles &t = shared_tiles();
     const int x = (int)threadIdx.x % SIDE, y = (int)threadIdx.x / SIDE;
-    const int64_t b = blockIdx.z, h = blockIdx.y, kvh = h / (z.heads / z.kv), q0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE;
-    const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim), O = head_of(dout, b, q0, h, z.heads, z.tokens, z.dim);
+    const int64_t b = blockIdx.z, h = blockIdx.y, kvh = h / (z.heads / z.kv),
+                  q0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE;
+    const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim),
+                    O = head_of(dout, b, q0, h, z.heads, z.tokens, z.dim);
     float acc[CHUNKS][EACH][WIDE] = {}, s[EACH][EACH], d[EACH][EACH], top[EACH], mean[EACH];
     for (int i = 0; i < EACH; i++) {
         const int64_t at = (b * z.heads + h) * z.tokens + q0 + y * EACH + i;
@@ -202,7 +208,8 @@ static __global__ void __launch_bounds__(THREADS)
         mean[i] = there ? delta[at] : 0;
     }
     for (int64_t k0 = 0; k0 <= q0; k0 += TILE) {
-        const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim), V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
+        const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim),
+                        V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
         tile_dot(s, t, Q, K, z.dim);
         tile_dot(d, t, O, V, z.dim);
         for (int i = 0; i < EACH; i++)
@@ -220,13 +227,14 @@ static __global__ void __launch_bounds__(THREADS)
 /* grid (key tiles, KV, B); rows of a tile are keys here */
 template <int CHUNKS>
 static __global__ void __launch_bounds__(THREADS)
-    attention_dkv(float *dk, float *dv, const float *dout, const float *lse, const float *delta, const float *q, const float *k,
-                  const float *v, sizes z)
+    attention_dkv(float *dk, float *dv, const float *dout, const float *lse, const float *delta, const float *q,
+                  const float *k, const float *v, sizes z)
 {
     tiles &t = shared_tiles();
     const int x = (int)threadIdx.x % SIDE, y = (int)threadIdx.x / SIDE;
     const int64_t b = blockIdx.z, kvh = blockIdx.y, group = z.heads / z.kv, k0 = (int64_t)blockIdx.x * TILE;
-    const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim), V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
+    const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim),
+                    V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
     float acck[CHUNKS][EACH][WIDE] = {}, accv[CHUNKS][EACH][WIDE] = {}, s[EACH][EACH], d[EACH][EACH];
     for (int64_t h = kvh * group; h < (kvh + 1) * group; h++)
         for (int64_t q0 = k0; q0 < z.tokens; q0 += TILE) {
@@ -267,15 +275,15 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
 }
 
 template <int CHUNKS>
-static void forward(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v, unsigned batch,
-                    sizes z)
+static void forward(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
+                    unsigned batch, sizes z)
 {
     const unsigned n = (unsigned)((z.tokens + TILE - 1) / TILE);
     GPU_LAUNCH(g, (attention_tiles<CHUNKS>), dim3(n, (unsigned)z.heads, batch), THREADS, out, lse, q, k, v, z);
 }
 
-void attention_cuda(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                    int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
+void sq_attention_cuda(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
+                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
 {
     const sizes z = sizes_of(tokens, heads, kv, dim);
     if (refused(g, batch, z, "attention"))
@@ -284,17 +292,18 @@ void attention_cuda(struct sq_gpu *g, float *out, float *lse, const float *q, co
 }
 
 template <int CHUNKS>
-static void backward(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *lse, const float *delta,
-                     const float *q, const float *k, const float *v, unsigned batch, sizes z)
+static void backward(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *lse,
+                     const float *delta, const float *q, const float *k, const float *v, unsigned batch, sizes z)
 {
     const unsigned n = (unsigned)((z.tokens + TILE - 1) / TILE);
     GPU_LAUNCH(g, (attention_dq<CHUNKS>), dim3(n, (unsigned)z.heads, batch), THREADS, dq, dout, lse, delta, q, k, v, z);
-    GPU_LAUNCH(g, (attention_dkv<CHUNKS>), dim3(n, (unsigned)z.kv, batch), THREADS, dk, dv, dout, lse, delta, q, k, v, z);
+    GPU_LAUNCH(g, (attention_dkv<CHUNKS>), dim3(n, (unsigned)z.kv, batch), THREADS, dk, dv, dout, lse, delta, q, k, v,
+               z);
 }
 
-void attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
-                         const float *q, const float *k, const float *v, int64_t batch, int64_t tokens, int64_t heads, int64_t kv,
-                         int64_t dim)
+void sq_attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out,
+                            const float *lse, const float *q, const float *k, const float *v, int64_t batch,
+                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
 {
     const sizes z = sizes_of(tokens, heads, kv, dim);
     const int64_t rows = batch * tokens * heads;
@@ -302,5 +311,7 @@ void attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, cons
         return;
     float *delta = static_cast<float *>(gpu_space(g, (size_t)rows * sizeof(float), "attention_grad"));
     GPU_LAUNCH(g, attention_delta, gpu_row_blocks(rows), GPU_ROW_BLOCK, delta, dout, out, batch, z);
-    (dim <= 64 ? backward<2> : dim <= 128 ? backward<4> : backward<8>)(g, dq, dk, dv, dout, lse, delta, q, k, v, (unsigned)batch, z);
+    (dim <= 64    ? backward<2>
+     : dim <= 128 ? backward<4>
+                  : backward<8>)(g, dq, dk, dv, dout, lse, delta, q, k, v, (unsigned)batch, z);
 }

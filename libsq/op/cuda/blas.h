@@ -1,5 +1,6 @@
-/* blas.h - the few functions of cuBLAS that products need, behind pointers: from libcublas when the first product runs (62 ms
- * that nobody else pays), from blas_emu.cpp in the emulator, which looks at every argument as cuBLAS would. Private to op/cuda. */
+/* blas.h - the few functions of cuBLAS that products need, behind pointers: from libcublas when the first product runs
+ * (62 ms that nobody else pays), from blas_emu.cpp in the emulator, which looks at every argument as cuBLAS would.
+ * Private to op/cuda. */
 #ifndef SQ_BLAS_H
 #define SQ_BLAS_H
 
@@ -15,8 +16,9 @@ struct gpu_blas {
     int (*set_stream)(void *handle, void *stream);
     int (*set_workspace)(void *handle, void *space, size_t bytes);
     /* column-major C [m, n] = alpha op(A) op(B) + beta C; see cublasGemmEx */
-    int (*gemm_ex)(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda,
-                   const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int compute, int algo);
+    int (*gemm_ex)(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type,
+                   int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc,
+                   int compute, int algo);
     void *space; /* its own workspace: with one stream the same choice of kernels, the same bytes */
 };
 

@@ -1,4 +1,5 @@
-/* cuBLAS for the emulator: the same signature, arguments refused as the documentation of cublasGemmEx has it, sums in double. */
+/* cuBLAS for the emulator: the same signature, arguments refused as the documentation of cublasGemmEx has it, sums in
+ * double. */
 #include "blas.h"
 
 #include <stdint.h>
@@ -43,13 +44,16 @@ static bool known(int type)
     return type == BLAS_R_32F || type == BLAS_R_16BF;
 }
 
-static int gemm_ex(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda,
-                   const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int compute, int algo)
+static int gemm_ex(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type,
+                   int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc,
+                   int compute, int algo)
 {
-    if (!handle || m < 0 || n < 0 || k < 0 || ta < BLAS_N || ta > BLAS_T || tb < BLAS_N || tb > BLAS_T || !alpha || !beta ||
-        lda < (ta == BLAS_N ? m : k) || ldb < (tb == BLAS_N ? k : n) || ldc < m || lda < 1 || ldb < 1 || ldc < 1)
+    if (!handle || m < 0 || n < 0 || k < 0 || ta < BLAS_N || ta > BLAS_T || tb < BLAS_N || tb > BLAS_T || !alpha ||
+        !beta || lda < (ta == BLAS_N ? m : k) || ldb < (tb == BLAS_N ? k : n) || ldc < m || lda < 1 || ldb < 1 ||
+        ldc < 1)
         return INVALID_VALUE;
-    if (!known(a_type) || a_type != b_type || c_type != BLAS_R_32F || compute != BLAS_COMPUTE_32F || algo != BLAS_DEFAULT)
+    if (!known(a_type) || a_type != b_type || c_type != BLAS_R_32F || compute != BLAS_COMPUTE_32F ||
+        algo != BLAS_DEFAULT)
         return NOT_SUPPORTED;
     const double x = (double)*static_cast<const float *>(alpha), y = (double)*static_cast<const float *>(beta);
     float *to = static_cast<float *>(c);

@@ -7,7 +7,8 @@
 
 static_assert(BLAS_N == (int)CUBLAS_OP_N && BLAS_T == (int)CUBLAS_OP_T, "cuBLAS's numbers");
 static_assert(BLAS_R_32F == (int)CUDA_R_32F && BLAS_R_16BF == (int)CUDA_R_16BF, "cuBLAS's numbers");
-static_assert(BLAS_COMPUTE_32F == (int)CUBLAS_COMPUTE_32F && BLAS_DEFAULT == (int)CUBLAS_GEMM_DEFAULT, "cuBLAS's numbers");
+static_assert(BLAS_COMPUTE_32F == (int)CUBLAS_COMPUTE_32F && BLAS_DEFAULT == (int)CUBLAS_GEMM_DEFAULT,
+              "cuBLAS's numbers");
 
 /* of the version that this is compiled with: another one's numbers may differ */
 static void *open_library(char *why, size_t n)

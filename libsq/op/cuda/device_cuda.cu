@@ -1,4 +1,5 @@
-/* The device: memory, streams, errors, the table of operations. One source; what CUDA does is below, what the emulator does beside it. */
+/* The device: memory, streams, errors, the table of operations. One source; what CUDA does is below, what the emulator
+ * does beside it. */
 #include "gpu.h"
 
 #include <stdarg.h>
@@ -115,7 +116,8 @@ static void info(struct sq_gpu *g, struct sq_gpu_info *out)
     size_t free_bytes = 0, all = 0;
     int clock = 0, bits = 0;
     *out = {};
-    if (failed(g, cudaGetDeviceProperties(&p, g->device), "its properties") || failed(g, cudaMemGetInfo(&free_bytes, &all), "its memory"))
+    if (failed(g, cudaGetDeviceProperties(&p, g->device), "its properties") ||
+        failed(g, cudaMemGetInfo(&free_bytes, &all), "its memory"))
         return;
     snprintf(out->name, sizeof out->name, "%.127s", p.name);
     cudaDriverGetVersion(&out->driver);
@@ -160,11 +162,16 @@ static const char device_name[] = "emu";
 /* Two of them: one with a unit for bf16, one without. All is done when a call returns. */
 static const int capabilities[] = {80, 75};
 
-void gpu_launched(struct sq_gpu *, const char *) {}
+void gpu_launched(struct sq_gpu *, const char *)
+{
+}
 
+/* what is read before it is written is NaN */
 int gpu_alloc(void **out, size_t bytes)
 {
     *out = aligned_alloc(256, (bytes + 256) / 256 * 256);
+    if (*out)
+        memset(*out, 0xff, bytes);
     return *out ? 0 : SQ_E_NOMEM;
 }
 
@@ -194,7 +201,9 @@ static bool start(struct sq_gpu *g)
     return true;
 }
 
-static void stop(struct sq_gpu *) {}
+static void stop(struct sq_gpu *)
+{
+}
 
 static void info(struct sq_gpu *g, struct sq_gpu_info *out)
 {
@@ -216,8 +225,12 @@ static void fill(struct sq_gpu *g, enum sq_queue, void *to, int byte, size_t byt
         memset(to, byte, bytes);
 }
 
-static void after(struct sq_gpu *, enum sq_queue, enum sq_queue) {}
-static void wait(struct sq_gpu *) {}
+static void after(struct sq_gpu *, enum sq_queue, enum sq_queue)
+{
+}
+static void wait(struct sq_gpu *)
+{
+}
 
 #endif
 
@@ -339,13 +352,36 @@ static void clear(struct sq_gpu *g)
     g->error[0] = 0;
 }
 
-#define ROW(op) .op = op##_cuda
+#define ROW(op) .op = sq_##op##_cuda
 static const struct sq_device_ops ops = {
-    ROW(gemm),         ROW(gemm_codes),      ROW(rmsnorm),        ROW(rmsnorm_grad), ROW(rope),      ROW(swiglu),
-    ROW(swiglu_grad),  ROW(attention),       ROW(attention_grad), ROW(add),          ROW(bias),      ROW(bias_grad),
-    ROW(adamw),        ROW(rowquant),        ROW(rowquant_grad),  ROW(rowquant_encode), ROW(rowquant_error), ROW(nll),
-    ROW(kl),           ROW(widen),           ROW(narrow),         ROW(gather),       ROW(column_sums), ROW(loss),
-    ROW(fold),         ROW(fold_grad),       ROW(spread),         ROW(collect),
+    ROW(gemm),
+    ROW(gemm_codes),
+    ROW(rmsnorm),
+    ROW(rmsnorm_grad),
+    ROW(rope),
+    ROW(swiglu),
+    ROW(swiglu_grad),
+    ROW(attention),
+    ROW(attention_grad),
+    ROW(add),
+    ROW(bias),
+    ROW(bias_grad),
+    ROW(adamw),
+    ROW(rowquant),
+    ROW(rowquant_grad),
+    ROW(rowquant_encode),
+    ROW(rowquant_error),
+    ROW(nll),
+    ROW(kl),
+    ROW(widen),
+    ROW(narrow),
+    ROW(gather),
+    ROW(column_sums),
+    ROW(loss),
+    ROW(fold),
+    ROW(fold_grad),
+    ROW(spread),
+    ROW(collect),
 };
 
 extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)

@@ -2,10 +2,11 @@
  *
  *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA on top: METHOD 3
  *
- * fold: a warp a group. Bound by memory: 2 (bf16) or 4 bytes an element read and as many written, the second reading of a row
- * from L2; A (rank rows, 4 rank bytes an element) comes from L1 and L2, as the four warps of a block walk the same columns.
- * fold_grad: a warp a group makes G of dw in place (12 bytes an element), a warp a row its sums, four ranks at a time (4 to 8 bytes,
- * from L2), then threads a column theirs, likewise (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
+ * fold: a warp a group. Bound by memory: 2 (bf16) or 4 bytes an element read and as many written, the second reading of
+ * a row from L2; A (rank rows, 4 rank bytes an element) comes from L1 and L2, as the four warps of a block walk the
+ * same columns. fold_grad: a warp a group makes G of dw in place (12 bytes an element), a warp a row its sums, four
+ * ranks at a time (4 to 8 bytes, from L2), then threads a column theirs, likewise (4 to 8 bytes). Blocks of 128 and 256
+ * threads, no shared memory. */
 #include "rowquant_warp.h"
 
 struct folded_rows {
@@ -38,12 +39,16 @@ static folded_rows folded_of(const struct sq_fold_args *a)
 struct into_floats {
     gpu_floats y;
     int64_t cols;
-    __device__ void operator()(int64_t row, int64_t j, float v) const { y.set(row * cols + j, v); }
+    __device__ void operator()(int64_t row, int64_t j, float v) const
+    {
+        y.set(row * cols + j, v);
+    }
 };
 
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK) fold_groups(gpu_floats to, folded_rows z, warp_rows r, struct sq_codes code)
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
+    fold_groups(gpu_floats to, folded_rows z, warp_rows r, struct sq_codes code)
 {
-    GPU_ROW_LOOP(i, r.rows *r.groups) {
+    GPU_ROW_LOOP (i, r.rows * r.groups) {
         int32_t sum = 0;
         const auto keep = [&](int64_t row, int64_t j, float whole) {
             if (code.q)
@@ -60,9 +65,11 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK) fold_groups(gpu_floats t
     }
 }
 
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK) fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r)
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
+    fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r)
 {
-    GPU_ROW_LOOP(i, r.rows *r.groups) warp_unround(r, i, z, dw, du, dl, dw);
+    GPU_ROW_LOOP (i, r.rows * r.groups)
+        warp_unround(r, i, z, dw, du, dl, dw);
 }
 
 enum { RANKS = 4 }; /* at a time, in registers */
@@ -72,9 +79,9 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     fold_row_sums(float *db, float *dr, const float *dw, folded_rows z, int64_t first, int64_t rows)
 {
     const int64_t n = z.cols, ranks = SQ_MIN((int64_t)RANKS, z.rank - first);
-    GPU_ROW_LOOP(i, rows) {
+    GPU_ROW_LOOP (i, rows) {
         float sum[RANKS] = {}, scaled = 0;
-        GPU_LANE_LOOP(j, n) {
+        GPU_LANE_LOOP (j, n) {
             const float d = dw[i * n + j];
             for (int t = 0; t < RANKS; t++)
                 if (t < ranks)
@@ -129,7 +136,7 @@ static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a)
     return g->rc != 0 || a->rows <= 0 || a->cols <= 0;
 }
 
-void fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
+void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
 {
     const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
     const folded_rows z = folded_of(a);
@@ -145,8 +152,8 @@ void fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
     GPU_LAUNCH(g, fold_groups, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, to, z, r, code);
 }
 
-void fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
-                    const struct sq_fold_args *a)
+void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
+                       const struct sq_fold_args *a)
 {
     const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
     const folded_rows z = folded_of(a);

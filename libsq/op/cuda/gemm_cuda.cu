@@ -1,12 +1,14 @@
 /* Products: cuBLAS (bf16 operands, sums in f32; or f32), and our own kernel for codes.
  *
- * C = A B with rows in memory is C' = B' A' with columns, so operands change places and nothing is copied. Operands of two types, or
- * f32 that are to be rounded, are converted into the workspace first: 6 bytes an element, beside 2 K operations. Where there is no
- * unit for bf16 (before sm_80), what is rounded is multiplied as f32: the same operands, the same sums.
+ * C = A B with rows in memory is C' = B' A' with columns, so operands change places and nothing is copied. Operands of
+ * two types, or f32 that are to be rounded, are converted into the workspace first: 6 bytes an element, beside 2 K
+ * operations. Where there is no unit for bf16 (before sm_80), what is rounded is multiplied as f32: the same operands,
+ * the same sums.
  *
- * gemm_codes: 64 x 64 products a block of 256 threads, 16 each, 64 codes of K at a time from shared memory, four to an instruction
- * (__dp4a); bound by integer arithmetic. Sums of codes are exact in 32 bits (sq_codes_multiply), the zero points' part in double:
- * the reference's bits. */
+ * gemm_codes: 64 x 64 products a block of 256 threads, 16 each, 64 codes of K at a time from shared memory, four to an
+ * instruction
+ * (__dp4a); bound by integer arithmetic. Sums of codes are exact in 32 bits (sq_codes_multiply), the zero points' part
+ * in double: the reference's bits. */
 #include "blas.h"
 #include "gpu.h"
 
@@ -21,7 +23,7 @@ enum { BLAS_SPACE = 32 << 20, FIRST_BF16 = 80 };
 static __global__ void __launch_bounds__(GPU_BLOCK)
     convert_operand(gpu_floats y, gpu_floats x, int64_t ld, bool rounds, int64_t rows, int64_t cols)
 {
-    GPU_LOOP(i, rows *cols) {
+    GPU_LOOP (i, rows * cols) {
         const float v = x.at(i / cols * ld + i % cols);
         y.set(i, rounds ? gpu_widen(gpu_narrow(v)) : v);
     }
@@ -29,11 +31,13 @@ static __global__ void __launch_bounds__(GPU_BLOCK)
 
 static __global__ void __launch_bounds__(GPU_BLOCK) clear_rows(float *c, int64_t ldc, int64_t m, int64_t n)
 {
-    GPU_LOOP(i, m *n) c[i / n * ldc + i % n] = 0;
+    GPU_LOOP (i, m * n)
+        c[i / n * ldc + i % n] = 0;
 }
 
 /* x as it lies, rows x cols (before transposition), in the wanted type; to: where it may be converted */
-static struct sq_mat operand(struct sq_gpu *g, struct sq_mat x, int64_t rows, int64_t cols, enum sq_dtype want, bool rounds, char *to)
+static struct sq_mat operand(struct sq_gpu *g, struct sq_mat x, int64_t rows, int64_t cols, enum sq_dtype want,
+                             bool rounds, char *to)
 {
     if (x.type == want && !(rounds && want == SQ_F32))
         return x;
@@ -42,37 +46,45 @@ static struct sq_mat operand(struct sq_gpu *g, struct sq_mat x, int64_t rows, in
     return {to, cols, x.transposed, want};
 }
 
-static struct gpu_blas *blas_of(struct sq_gpu *g)
+void gpu_blas_close(struct sq_gpu *g)
+{
+    if (!g->blas)
+        return;
+    if (g->blas->handle)
+        g->blas->destroy(g->blas->handle);
+    if (g->blas->space)
+        gpu_release(g->blas->space);
+    free(g->blas);
+    g->blas = nullptr;
+}
+
+static bool blas_start(struct sq_gpu *g, struct gpu_blas *b)
 {
     char why[200] = "";
-    if (g->blas)
-        return g->blas;
-    struct gpu_blas *b = g->blas = static_cast<struct gpu_blas *>(calloc(1, sizeof *b));
-    if (!b) {
-        gpu_fail(g, SQ_E_NOMEM, "no memory for cuBLAS's handle");
-        return nullptr;
-    }
     if (!gpu_blas_load(b, why, sizeof why)) {
         gpu_fail(g, SQ_E_UNSUP, "cuBLAS: %s", why);
-        return nullptr;
+        return false;
     }
     if (b->create(&b->handle) != 0 || gpu_alloc(&b->space, BLAS_SPACE) < 0 ||
         b->set_stream(b->handle, (void *)(intptr_t)g->stream[SQ_QUEUE_WORK]) != 0 ||
         b->set_workspace(b->handle, b->space, BLAS_SPACE) != 0) {
         gpu_fail(g, SQ_E_DEVICE, "cuBLAS cannot start on device %d", g->device);
-        return nullptr;
+        return false;
     }
-    return b;
+    return true;
 }
 
-void gpu_blas_close(struct sq_gpu *g)
+/* NULL (and a failure) where it cannot run; the next product tries again. */
+static struct gpu_blas *blas_of(struct sq_gpu *g)
 {
-    if (g->blas && g->blas->handle)
-        g->blas->destroy(g->blas->handle);
-    if (g->blas && g->blas->space)
-        gpu_release(g->blas->space);
-    free(g->blas);
-    g->blas = nullptr;
+    if (g->blas)
+        return g->blas;
+    g->blas = static_cast<struct gpu_blas *>(calloc(1, sizeof *g->blas));
+    if (!g->blas)
+        gpu_fail(g, SQ_E_NOMEM, "no memory for cuBLAS's handle");
+    else if (!blas_start(g, g->blas))
+        gpu_blas_close(g);
+    return g->blas;
 }
 
 static size_t size_of(enum sq_dtype t)
@@ -85,12 +97,13 @@ static int blas_type(enum sq_dtype t)
     return t == SQ_BF16 ? BLAS_R_16BF : BLAS_R_32F;
 }
 
-void gemm_cuda(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
-               bool round_bf16)
+void sq_gemm_cuda(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n,
+                  int64_t k, bool add, bool round_bf16)
 {
     const bool narrow = g->capability >= FIRST_BF16 && (round_bf16 || (a.type == SQ_BF16 && b.type == SQ_BF16));
     const enum sq_dtype want = narrow ? SQ_BF16 : SQ_F32;
-    const int64_t ar = a.transposed ? k : m, ac = a.transposed ? m : k, br = b.transposed ? n : k, bc = b.transposed ? k : n;
+    const int64_t ar = a.transposed ? k : m, ac = a.transposed ? m : k, br = b.transposed ? n : k,
+                  bc = b.transposed ? k : n;
     const size_t a_bytes = a.type == want && !round_bf16 ? 0 : ((size_t)(ar * ac) * size_of(want) + 255) / 256 * 256,
                  b_bytes = b.type == want && !round_bf16 ? 0 : (size_t)(br * bc) * size_of(want);
     const float one = 1, beta = add;
@@ -109,13 +122,14 @@ void gemm_cuda(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct 
     struct gpu_blas *blas = g->rc == 0 ? blas_of(g) : nullptr;
     if (!blas)
         return;
-    const struct sq_mat x = operand(g, a, ar, ac, want, round_bf16, space), y = operand(g, b, br, bc, want, round_bf16, space + a_bytes);
-    const int rc = blas->gemm_ex(blas->handle, y.transposed ? BLAS_T : BLAS_N, x.transposed ? BLAS_T : BLAS_N, (int)n, (int)m, (int)k,
-                                 &one, y.x, blas_type(want), (int)y.ld, x.x, blas_type(want), (int)x.ld, &beta, c, BLAS_R_32F,
-                                 (int)ldc, BLAS_COMPUTE_32F, BLAS_DEFAULT);
+    const struct sq_mat x = operand(g, a, ar, ac, want, round_bf16, space),
+                        y = operand(g, b, br, bc, want, round_bf16, space + a_bytes);
+    const int rc = blas->gemm_ex(blas->handle, y.transposed ? BLAS_T : BLAS_N, x.transposed ? BLAS_T : BLAS_N, (int)n,
+                                 (int)m, (int)k, &one, y.x, blas_type(want), (int)y.ld, x.x, blas_type(want), (int)x.ld,
+                                 &beta, c, BLAS_R_32F, (int)ldc, BLAS_COMPUTE_32F, BLAS_DEFAULT);
     if (rc != 0)
-        gpu_fail(g, SQ_E_DEVICE, "cuBLAS refuses a product of %lld x %lld x %lld (status %d)", (long long)m, (long long)n,
-                 (long long)k, rc);
+        gpu_fail(g, SQ_E_DEVICE, "cuBLAS refuses a product of %lld x %lld x %lld (status %d)", (long long)m,
+                 (long long)n, (long long)k, rc);
 }
 
 /* ---- codes ---- */
@@ -123,7 +137,8 @@ void gemm_cuda(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct 
 enum { TILE = 64, WORDS = 16, SIDE = 16, EACH = TILE / SIDE, THREADS = SIDE * SIDE };
 
 /* rows first ... first + 63 of x, bytes at ... at + 63: words of four, zeros outside */
-static __device__ inline void load_codes(uint32_t (*to)[WORDS + 1], const struct sq_codes &x, int64_t rows, int64_t first, int64_t at)
+static __device__ inline void load_codes(uint32_t (*to)[WORDS + 1], const struct sq_codes &x, int64_t rows,
+                                         int64_t first, int64_t at)
 {
     for (int k = (int)threadIdx.x; k < TILE * WORDS; k += THREADS) {
         const int64_t row = first + k / WORDS, col = at + k % WORDS * 4;
@@ -137,7 +152,8 @@ static __device__ inline void load_codes(uint32_t (*to)[WORDS + 1], const struct
 }
 
 /* (sum of (qa - za)(qb - zb)) sa sb from the sum of qa qb */
-static __device__ inline float scaled_sum(uint32_t dot, const struct sq_codes &a, const struct sq_codes &b, int64_t i, int64_t j)
+static __device__ inline float scaled_sum(uint32_t dot, const struct sq_codes &a, const struct sq_codes &b, int64_t i,
+                                          int64_t j)
 {
     const double za = (double)a.zero[i], zb = (double)b.zero[j];
     const double sum = (double)dot - zb * (double)a.sum[i] - za * (double)b.sum[j] + (double)a.cols * za * zb;
@@ -172,12 +188,12 @@ static __global__ void __launch_bounds__(THREADS)
         }
 }
 
-void gemm_codes_cuda(struct sq_gpu *g, float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
-                     int64_t m, int64_t n)
+void sq_gemm_codes_cuda(struct sq_gpu *g, float *y, int64_t ldy, const float *base, const struct sq_codes *a,
+                        const struct sq_codes *b, int64_t m, int64_t n)
 {
     if (a->cols != b->cols || !sq_codes_multiply(a->bits, b->bits, a->cols)) {
-        gpu_fail(g, SQ_E_ARG, "gemm_codes: %lld codes of %d bits by %lld of %d", (long long)a->cols, a->bits, (long long)b->cols,
-                 b->bits);
+        gpu_fail(g, SQ_E_ARG, "gemm_codes: %lld codes of %d bits by %lld of %d", (long long)a->cols, a->bits,
+                 (long long)b->cols, b->bits);
         return;
     }
     const struct sq_codes left = *a, right = *b;

@@ -43,12 +43,12 @@ void gpu_release(void *p);
 void gpu_blas_close(struct sq_gpu *g);
 
 /* grid and block: dim3 or counts of at least 1 */
-#define GPU_LAUNCH(g, kernel, grid, block, ...)                                        \
-    do {                                                                               \
-        if ((g)->rc == 0) {                                                            \
+#define GPU_LAUNCH(g, kernel, grid, block, ...)                                           \
+    do {                                                                                  \
+        if ((g)->rc == 0) {                                                               \
             SIMT_LAUNCH(kernel, grid, block, 0, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__); \
-            gpu_launched((g), #kernel);                                                \
-        }                                                                              \
+            gpu_launched((g), #kernel);                                                   \
+        }                                                                                 \
     } while (0)
 
 enum { GPU_BLOCK = 256, GPU_LANES = 32, GPU_ROW_BLOCK = 128, GPU_ROWS = GPU_ROW_BLOCK / GPU_LANES };
@@ -69,8 +69,9 @@ static inline unsigned gpu_row_blocks(int64_t rows)
 #define GPU_LOOP(i, n) \
     for (int64_t i = (int64_t)blockIdx.x * GPU_BLOCK + threadIdx.x; i < (n); i += (int64_t)gridDim.x * GPU_BLOCK)
 /* in blocks of GPU_ROW_BLOCK threads: a warp takes a row */
-#define GPU_ROW_LOOP(i, n)                                                                             \
-    for (int64_t i = (int64_t)blockIdx.x * GPU_ROWS + threadIdx.x / GPU_LANES; i < (n); i += (int64_t)gridDim.x * GPU_ROWS)
+#define GPU_ROW_LOOP(i, n)                                                              \
+    for (int64_t i = (int64_t)blockIdx.x * GPU_ROWS + threadIdx.x / GPU_LANES; i < (n); \
+         i += (int64_t)gridDim.x * GPU_ROWS)
 /* of a row: neighbouring lanes take neighbours */
 #define GPU_LANE_LOOP(j, n) for (int64_t j = threadIdx.x % GPU_LANES; j < (n); j += GPU_LANES)
 
@@ -134,9 +135,9 @@ static inline gpu_floats gpu_floats_of(const void *x, enum sq_dtype type)
 }
 
 /* ---- sums of columns ------------------------------------------------------------------------
- * to(k, i, sum over rows t of from(t, i)[k]) for columns i < n and a few k < F::wide, in two steps of fixed order: a thread a
- * column adds the rows of a piece in float, then a thread a column adds the pieces in double. Pieces depend on the shape only.
- * Bound by the memory that from() reads; neighbouring threads read neighbouring columns. */
+ * to(k, i, sum over rows t of from(t, i)[k]) for columns i < n and a few k < F::wide, in two steps of fixed order: a
+ * thread a column adds the rows of a piece in float, then a thread a column adds the pieces in double. Pieces depend on
+ * the shape only. Bound by the memory that from() reads; neighbouring threads read neighbouring columns. */
 
 struct gpu_pieces {
     int64_t count, step;
@@ -150,10 +151,11 @@ static inline gpu_pieces gpu_pieces_of(int64_t rows)
 
 /* grid (columns / 256, pieces); part [pieces, wide, n] */
 template <class F>
-static __global__ void __launch_bounds__(GPU_BLOCK) column_parts(float *part, F from, int64_t rows, int64_t step, int64_t n)
+static __global__ void __launch_bounds__(GPU_BLOCK)
+    column_parts(float *part, F from, int64_t rows, int64_t step, int64_t n)
 {
     const int64_t first = blockIdx.y * step, last = SQ_MIN(first + step, rows);
-    GPU_LOOP(i, n) {
+    GPU_LOOP (i, n) {
         float sum[F::wide] = {};
         for (int64_t t = first; t < last; t++)
             from(sum, t, i);
@@ -166,7 +168,7 @@ template <class G>
 static __global__ void __launch_bounds__(GPU_BLOCK)
     column_ends(G to, const float *part, int64_t pieces, int64_t wide, int64_t n)
 {
-    GPU_LOOP(at, wide *n) {
+    GPU_LOOP (at, wide * n) {
         double sum = 0;
         for (int64_t k = 0; k < pieces; k++)
             sum += (double)part[k * wide * n + at];
@@ -189,11 +191,14 @@ static void gpu_column_sums(struct sq_gpu *g, G to, F from, int64_t rows, int64_
 /* x[i] += sum */
 struct gpu_add_to {
     float *x;
-    __device__ void operator()(int64_t, int64_t i, double sum) const { x[i] = (float)((double)x[i] + sum); }
+    __device__ void operator()(int64_t, int64_t i, double sum) const
+    {
+        x[i] = (float)((double)x[i] + sum);
+    }
 };
 
 /* ---- the operations, one file each family ---- */
-#define GPU_OP(name) std::remove_pointer_t<decltype(sq_device_ops::name)> name##_cuda
+#define GPU_OP(name) std::remove_pointer_t<decltype(sq_device_ops::name)> sq_##name##_cuda
 extern "C" {
 GPU_OP(gemm);
 GPU_OP(gemm_codes);

@@ -1,6 +1,7 @@
 /* The window's loss, and losses over a vocabulary: a warp a token, a block of 256 a row of logits; sums in double.
  *
- * loss: bound by memory, 6 to 12 bytes an element. nll, kl: by exp in double (evaluation only, once a token and word). */
+ * loss: bound by memory, 6 to 12 bytes an element. nll, kl: by exp in double (evaluation only, once a token and word).
+ */
 #include "gpu.h"
 
 /* ---- sums of a block, in the same order for all threads; whoever calls twice is past the first's reading ---- */
@@ -98,13 +99,13 @@ static __global__ void __launch_bounds__(GPU_BLOCK)
 }
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    loss_tokens(double *part, float *dy, const float *y, gpu_floats target, const double *weight, int64_t tokens, int64_t n,
-                double scale)
+    loss_tokens(double *part, float *dy, const float *y, gpu_floats target, const double *weight, int64_t tokens,
+                int64_t n, double scale)
 {
-    GPU_ROW_LOOP(t, tokens) {
+    GPU_ROW_LOOP (t, tokens) {
         const double slope = 2 * weight[t] * scale;
         double sum = 0;
-        GPU_LANE_LOOP(j, n) {
+        GPU_LANE_LOOP (j, n) {
             const double d = (double)y[t * n + j] - (double)target.at(t * n + j);
             sum += d * d;
             if (dy)
@@ -132,20 +133,21 @@ static unsigned row_grid(int64_t rows)
     return (unsigned)SQ_MIN(rows, 1 << 20);
 }
 
-void nll_cuda(struct sq_gpu *g, double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab)
+void sq_nll_cuda(struct sq_gpu *g, double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab)
 {
     if (rows > 0)
         GPU_LAUNCH(g, nll_rows, row_grid(rows), GPU_BLOCK, nll, logits, target, rows, vocab);
 }
 
-void kl_cuda(struct sq_gpu *g, double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab)
+void sq_kl_cuda(struct sq_gpu *g, double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows,
+                int64_t vocab)
 {
     if (rows > 0)
         GPU_LAUNCH(g, kl_rows, row_grid(rows), GPU_BLOCK, kl, same_top, logits, base, rows, vocab);
 }
 
-void loss_cuda(struct sq_gpu *g, double *sum, float *dy, const float *y, const void *target, enum sq_dtype type,
-               const double *weight, int64_t tokens, int64_t hidden, double scale)
+void sq_loss_cuda(struct sq_gpu *g, double *sum, float *dy, const float *y, const void *target, enum sq_dtype type,
+                  const double *weight, int64_t tokens, int64_t hidden, double scale)
 {
     double *part = static_cast<double *>(gpu_space(g, (size_t)SQ_MAX(tokens, 0) * sizeof *part, "loss"));
     const gpu_floats to = gpu_floats_of(target, type);

@@ -2,8 +2,8 @@
  *
  *   y, dz    bound by memory: 8 bytes an element forward, 12 backward; a row of 44 kB comes from L2 the second time
  *   codes    5 bytes an element
- *   error    by arithmetic: two roundings and a division per element and try; a thread a chunk of 256 channels and try, as the
- *            reference adds a chunk in float and chunks in double, both in order
+ *   error    by arithmetic: two roundings and a division per element and try; a thread a chunk of 256 channels and try,
+ * as the reference adds a chunk in float and chunks in double, both in order
  *
  * Blocks of 128 threads (four groups), no shared memory, no barrier. */
 #include "rowquant_warp.h"
@@ -11,33 +11,44 @@
 struct plain_rows {
     const float *z;
     int64_t cols;
-    __device__ float operator()(int64_t row, int64_t j) const { return z[row * cols + j]; }
+    __device__ float operator()(int64_t row, int64_t j) const
+    {
+        return z[row * cols + j];
+    }
 };
 
 struct into_rows {
     float *y;
     int64_t cols;
-    __device__ void operator()(int64_t row, int64_t j, float v) const { y[row * cols + j] = v; }
+    __device__ void operator()(int64_t row, int64_t j, float v) const
+    {
+        y[row * cols + j] = v;
+    }
 };
 
 struct nowhere {
-    __device__ void operator()(int64_t, int64_t, float) const {}
+    __device__ void operator()(int64_t, int64_t, float) const
+    {
+    }
 };
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK) rowquant_groups(float *y, const float *z, warp_rows r)
 {
-    GPU_ROW_LOOP(i, r.rows *r.groups) warp_round(r, i, plain_rows{z, r.cols}, into_rows{y, r.cols}, nowhere{});
+    GPU_ROW_LOOP (i, r.rows * r.groups)
+        warp_round(r, i, plain_rows{z, r.cols}, into_rows{y, r.cols}, nowhere{});
 }
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     rowquant_grad_groups(float *dz, float *du, float *dl, const float *dy, const float *z, warp_rows r)
 {
-    GPU_ROW_LOOP(i, r.rows *r.groups) warp_unround(r, i, plain_rows{z, r.cols}, dz, du, dl, dy);
+    GPU_ROW_LOOP (i, r.rows * r.groups)
+        warp_unround(r, i, plain_rows{z, r.cols}, dz, du, dl, dy);
 }
 
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK) rowquant_encode_rows(struct sq_codes to, const float *z, warp_rows r)
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
+    rowquant_encode_rows(struct sq_codes to, const float *z, warp_rows r)
 {
-    GPU_ROW_LOOP(i, r.rows) {
+    GPU_ROW_LOOP (i, r.rows) {
         int32_t sum = 0;
         const auto code = [&](int64_t row, int64_t j, float whole) {
             to.q[row * to.ld + j] = (uint8_t)whole;
@@ -55,8 +66,8 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK) rowquant_encode_rows(str
 
 /* err [rows, tries]: a block a pair, a thread a chunk; shared: a part for each thread */
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    rowquant_errors(double *err, const float *z, const float *weight, struct sq_rowq p, const float *scale, const float *zero,
-                    int64_t tries, int64_t n)
+    rowquant_errors(double *err, const float *z, const float *weight, struct sq_rowq p, const float *scale,
+                    const float *zero, int64_t tries, int64_t n)
 {
     __shared__ float part[GPU_ROW_BLOCK];
     const int64_t at = (int64_t)blockIdx.y * tries + blockIdx.x;
@@ -79,24 +90,24 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
         err[at] = sum;
 }
 
-void rowquant_cuda(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
-                   int64_t rows, int64_t cols)
+void sq_rowquant_cuda(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u,
+                      const float *l, int64_t rows, int64_t cols)
 {
     const warp_rows r = warp_rows_of(p, u, l, rows, cols);
     if (rows > 0 && cols > 0)
         GPU_LAUNCH(g, rowquant_groups, gpu_row_blocks(rows * r.groups), GPU_ROW_BLOCK, y, z, r);
 }
 
-void rowquant_grad_cuda(struct sq_gpu *g, float *dz, float *du, float *dl, const float *dy, const float *z,
-                        const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
+void sq_rowquant_grad_cuda(struct sq_gpu *g, float *dz, float *du, float *dl, const float *dy, const float *z,
+                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
 {
     const warp_rows r = warp_rows_of(p, u, l, rows, cols);
     if (rows > 0)
         GPU_LAUNCH(g, rowquant_grad_groups, gpu_row_blocks(rows * r.groups), GPU_ROW_BLOCK, dz, du, dl, dy, z, r);
 }
 
-void rowquant_encode_cuda(struct sq_gpu *g, struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
-                          const float *l, int64_t rows, int64_t cols)
+void sq_rowquant_encode_cuda(struct sq_gpu *g, struct sq_codes *to, const float *z, const struct sq_rowq *p,
+                             const float *u, const float *l, int64_t rows, int64_t cols)
 {
     const warp_rows r = warp_rows_of(p, u, l, rows, cols);
     if (p->group || p->bits > 8) {
@@ -110,13 +121,13 @@ void rowquant_encode_cuda(struct sq_gpu *g, struct sq_codes *to, const float *z,
         GPU_LAUNCH(g, rowquant_encode_rows, gpu_row_blocks(rows), GPU_ROW_BLOCK, host, z, r);
 }
 
-void rowquant_error_cuda(struct sq_gpu *g, double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                         const float *scale, const float *zero, int64_t rows, int64_t tries, int64_t n)
+void sq_rowquant_error_cuda(struct sq_gpu *g, double *err, const float *z, const float *weight, const struct sq_rowq *p,
+                            const float *scale, const float *zero, int64_t rows, int64_t tries, int64_t n)
 {
     const struct sq_rowq q = *p;
     for (int64_t first = 0; tries > 0 && first < rows; first += UINT16_MAX) {
         const int64_t some = SQ_MIN(rows - first, UINT16_MAX), at = first * tries;
-        GPU_LAUNCH(g, rowquant_errors, dim3((unsigned)tries, (unsigned)some), GPU_ROW_BLOCK, err + at, z + first * n, weight, q,
-                   scale + at, zero + at, tries, n);
+        GPU_LAUNCH(g, rowquant_errors, dim3((unsigned)tries, (unsigned)some), GPU_ROW_BLOCK, err + at, z + first * n,
+                   weight, q, scale + at, zero + at, tries, n);
     }
 }

@@ -1,10 +1,10 @@
-/* rowquant_warp.h - the quantizer on one group of a row by one warp, for arrays (rowquant_cuda.cu) and for weights that are made as
- * they are read (fold_cuda.cu). Private to op/cuda.
+/* rowquant_warp.h - the quantizer on one group of a row by one warp, for arrays (rowquant_cuda.cu) and for weights that
+ * are made as they are read (fold_cuda.cu). Private to op/cuda.
  *
- * The formula is METHOD 1's in the reference's order of operations (op/rowquant_group.h), so codes and rounded values have its
- * bits: extremes do not depend on an order, the rest is per element. A source gives value (row, column), a sink takes it. Values
- * are made twice (extremes, rounding) and a third time where extremes get a share of the gradient: the second time they come from
- * the caches. */
+ * The formula is METHOD 1's in the reference's order of operations (op/rowquant_group.h), so codes and rounded values
+ * have its bits: extremes do not depend on an order, the rest is per element. A source gives value (row, column), a
+ * sink takes it. Values are made twice (extremes, rounding) and a third time where extremes get a share of the
+ * gradient: the second time they come from the caches. */
 #ifndef SQ_ROWQUANT_WARP_H
 #define SQ_ROWQUANT_WARP_H
 
@@ -19,7 +19,8 @@ struct warp_rows {
     int64_t rows, cols, groups, covered; /* covered channels of a row, or groups if p.group */
 };
 
-static inline warp_rows warp_rows_of(const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols)
+static inline warp_rows warp_rows_of(const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
+                                     int64_t cols)
 {
     const int64_t groups = p->group && cols ? (cols - 1) / p->group + 1 : 1, n = p->group ? groups : cols;
     return {*p, u, l, rows, cols, groups, SQ_MIN(n, (int64_t)ceil(p->rate * (double)n - 1e-9))};
@@ -41,7 +42,7 @@ static __device__ inline warp_group warp_group_of(const warp_rows &r, int64_t i)
 template <class Z> static __device__ rq_grid warp_grid(const warp_rows &r, int64_t i, const warp_group &s, const Z &z)
 {
     float max = -HUGE_VALF, min = HUGE_VALF;
-    GPU_LANE_LOOP(j, s.n) {
+    GPU_LANE_LOOP (j, s.n) {
         const float v = z(s.row, s.first + j);
         max = v > max ? v : max;
         min = v < min ? v : min;
@@ -72,7 +73,7 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
     rq_grid g = {};
     if (rounds)
         g = warp_grid(r, i, s, z);
-    GPU_LANE_LOOP(j, s.n) {
+    GPU_LANE_LOOP (j, s.n) {
         const float v = z(s.row, s.first + j);
         if (j < s.covered) {
             const warp_value w = warp_value_of(v, g, low, high);
@@ -87,7 +88,8 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
 
 /* dz = the gradient at z from dy at the rounded value, of group i; du, dl [rows, groups] or NULL. dz may be dy. */
 template <class Z>
-static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, float *dz, float *du, float *dl, const float *dy)
+static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, float *dz, float *du, float *dl,
+                                    const float *dy)
 {
     const warp_group s = warp_group_of(r, i);
     const int64_t at = s.row * r.cols + s.first;
@@ -97,7 +99,7 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
         const rq_grid g = warp_grid(r, i, s, z);
         double sum = 0;
         int nmax = 0, nmin = 0;
-        GPU_LANE_LOOP(j, s.n) {
+        GPU_LANE_LOOP (j, s.n) {
             const float v = z(s.row, s.first + j), d = dy[at + j];
             float to = d;
             if (j < s.covered) {
@@ -116,7 +118,7 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
         nmin = warp_sum(nmin);
         const float dmax = nmax ? (float)(b.max / nmax) : 0, dmin = nmin ? (float)(b.min / nmin) : 0;
         if (b.max != 0 || b.min != 0)
-            GPU_LANE_LOOP(j, s.n) {
+            GPU_LANE_LOOP (j, s.n) {
                 const float v = z(s.row, s.first + j);
                 if (v == g.max)
                     dz[at + j] += dmax;
@@ -124,7 +126,8 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
                     dz[at + j] += dmin;
             }
     } else {
-        GPU_LANE_LOOP(j, s.n) dz[at + j] = dy[at + j];
+        GPU_LANE_LOOP (j, s.n)
+            dz[at + j] = dy[at + j];
     }
     if (threadIdx.x % GPU_LANES == 0 && du)
         du[i] = (float)b.u;

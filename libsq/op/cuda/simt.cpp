@@ -32,7 +32,7 @@ enum { STACK = 64 * 1024 };
 #ifdef SIMT_TSAN
 #include <sanitizer/tsan_interface.h>
 /* the emulator's own state is no business of TSan: it stands for hardware */
-#define HIDDEN __attribute__((no_sanitize("thread")))
+#define HIDDEN     __attribute__((no_sanitize("thread")))
 #define RELEASE(x) __tsan_release(x)
 #define ACQUIRE(x) __tsan_acquire(x)
 #else
@@ -104,7 +104,8 @@ HIDDEN static void context_switch(context *from, context *to)
 }
 #endif
 
-namespace simt {
+namespace simt
+{
 
 enum state { RUNS, AT_BARRIER, IN_WARP, LEFT };
 enum { MOST = 1024, LANES = 32 };
@@ -144,8 +145,8 @@ static void *outside_fake;
 #endif
 #ifdef SIMT_TSAN
 static void *outside_fiber;
-/* What happens before what. Barriers take turns: who runs on to the next one must not seem to have been there before those
- * that still come from this one. */
+/* What happens before what. Barriers take turns: who runs on to the next one must not seem to have been there before
+ * those that still come from this one. */
 static char order_start, order_end, order_barrier[2], order_warp[MOST / LANES];
 #endif
 
@@ -354,7 +355,8 @@ HIDDEN static void thread_new(thread *t, int i)
 {
     if (!t->stack) {
         const size_t page = (size_t)sysconf(_SC_PAGESIZE);
-        void *p = mmap(nullptr, STACK + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        void *p =
+            mmap(nullptr, STACK + page, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
         if (p == MAP_FAILED || mprotect(p, page, PROT_NONE) != 0) {
             fprintf(stderr, "simt: no memory for the stacks of %d threads\n", now.n);
             abort();

@@ -1,25 +1,24 @@
 /* simt.h - the same kernel for nvcc and for a C++ compiler, which then runs it on the processor
  *
- * Emulated, every CUDA thread is a fiber; the blocks of a grid run one after another. What a GPU leaves undefined is made to
- * show:
- *   order       SQ_EMU_SEED=N shuffles blocks and the threads in them: a missing barrier changes the numbers
- *   poison      shared memory holds NaN (bytes 0xff) when a block starts, a lane that a shuffle cannot read gives NaN
- *   barriers    threads of a block that wait at different __syncthreads, or left before one: a table, abort
- *   lane masks  a lane missing from its own mask, or named by one and elsewhere: a table, abort
- *   ASan        an access out of bounds names its line (SIMT_PLAIN_SHARED gives shared arrays red zones, but no poison)
- *   TSan        every thread is a TSan fiber: a missing barrier is a race, both lines are named (run under setarch -R)
+ * Emulated, every CUDA thread is a fiber; the blocks of a grid run one after another. What a GPU leaves undefined is
+ * made to show: order       SQ_EMU_SEED=N shuffles blocks and the threads in them: a missing barrier changes the
+ * numbers poison      shared memory holds NaN (bytes 0xff) when a block starts, a lane that a shuffle cannot read gives
+ * NaN barriers    threads of a block that wait at different __syncthreads, or left before one: a table, abort lane
+ * masks  a lane missing from its own mask, or named by one and elsewhere: a table, abort ASan        an access out of
+ * bounds names its line (SIMT_PLAIN_SHARED gives shared arrays red zones, but no poison) TSan        every thread is a
+ * TSan fiber: a missing barrier is a race, both lines are named (run under setarch -R)
  *
- * Not here: atomics, textures, cooperative groups, inline PTX. Shared arrays may not be in templates or inline functions (their
- * section cannot be shared by copies that the linker merges): a static function can hand them out.
- * One grid at a time: a launch from another thread waits. */
+ * Not here: atomics, textures, cooperative groups, inline PTX. Shared arrays may not be in templates or inline
+ * functions (their section cannot be shared by copies that the linker merges): a static function can hand them out. One
+ * grid at a time: a launch from another thread waits. */
 #ifndef SQ_SIMT_H
 #define SQ_SIMT_H
 
 #ifdef __CUDACC__
 
-#define SIMT_UNROLL _Pragma("unroll")
+#define SIMT_UNROLL                                          _Pragma("unroll")
 #define SIMT_LAUNCH(kernel, grid, block, bytes, stream, ...) kernel<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__)
-#define SIMT_DYNAMIC(type, name)                                  \
+#define SIMT_DYNAMIC(type, name)                                   \
     extern __shared__ __align__(16) unsigned char simt_dynamic_[]; \
     type *const name = (type *)simt_dynamic_
 
@@ -36,14 +35,16 @@ struct uint3 {
 
 struct dim3 {
     unsigned x, y, z;
-    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_) {}
+    dim3(unsigned x_ = 1, unsigned y_ = 1, unsigned z_ = 1) : x(x_), y(y_), z(z_)
+    {
+    }
 };
 
 #define SIMT_UNROLL
 #define __global__
 #define __device__
 #define __host__
-#define __constant__ static
+#define __constant__    static
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #ifdef SIMT_PLAIN_SHARED
@@ -52,7 +53,8 @@ struct dim3 {
 #define __shared__ static __attribute__((section("simt_shared")))
 #endif
 
-namespace simt {
+namespace simt
+{
 
 enum op { SHFL, UP, DOWN, XOR, BALLOT, SYNC };
 struct where {
@@ -89,7 +91,8 @@ static inline uint32_t ballot(uint32_t mask, int p, where at)
 
 template <class F> void launch(dim3 grid, dim3 block, size_t bytes, F f)
 {
-    run(grid, block, bytes, [](void *c) { (*static_cast<F *>(c))(); }, &f);
+    run(
+        grid, block, bytes, [](void *c) { (*static_cast<F *>(c))(); }, &f);
 }
 
 } // namespace simt
@@ -99,18 +102,19 @@ template <class F> void launch(dim3 grid, dim3 block, size_t bytes, F f)
     ((void)(stream), simt::launch((grid), (block), (bytes), [=] { kernel(__VA_ARGS__); }))
 #define SIMT_DYNAMIC(type, name) type *const name = static_cast<type *>(simt::dynamic())
 
-#define threadIdx (simt::thread_index())
-#define blockIdx (simt::block_index())
-#define blockDim (simt::block_size())
-#define gridDim (simt::grid_size())
-#define __syncthreads() simt::barrier(SIMT_HERE)
-#define __syncwarp(...) simt::warp(simt::SYNC, (0xffffffffu, ##__VA_ARGS__), nullptr, 0, nullptr, 0, 32, SIMT_HERE)
-#define __shfl_sync(m, v, s, ...) simt::shuffle(simt::SHFL, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
-#define __shfl_up_sync(m, v, s, ...) simt::shuffle(simt::UP, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
+#define threadIdx                      (simt::thread_index())
+#define blockIdx                       (simt::block_index())
+#define blockDim                       (simt::block_size())
+#define gridDim                        (simt::grid_size())
+#define __syncthreads()                simt::barrier(SIMT_HERE)
+#define __syncwarp(...) \
+    simt::warp(simt::SYNC, (0xffffffffu, ##__VA_ARGS__), nullptr, 0, nullptr, 0, 32, SIMT_HERE)
+#define __shfl_sync(m, v, s, ...)      simt::shuffle(simt::SHFL, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
+#define __shfl_up_sync(m, v, s, ...)   simt::shuffle(simt::UP, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
 #define __shfl_down_sync(m, v, s, ...) simt::shuffle(simt::DOWN, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
-#define __shfl_xor_sync(m, v, s, ...) simt::shuffle(simt::XOR, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
-#define __ballot_sync(m, p) simt::ballot(m, p, SIMT_HERE)
-#define __any_sync(m, p) (simt::ballot(m, p, SIMT_HERE) != 0)
+#define __shfl_xor_sync(m, v, s, ...)  simt::shuffle(simt::XOR, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
+#define __ballot_sync(m, p)            simt::ballot(m, p, SIMT_HERE)
+#define __any_sync(m, p)               (simt::ballot(m, p, SIMT_HERE) != 0)
 
 static inline int __popc(uint32_t x)
 {
