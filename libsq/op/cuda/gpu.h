@@ -54,15 +54,23 @@ void gpu_blas_close(struct sq_gpu *g);
 enum { GPU_BLOCK = 256, GPU_LANES = 32, GPU_ROW_BLOCK = 128, GPU_ROWS = GPU_ROW_BLOCK / GPU_LANES };
 #define GPU_ALL 0xffffffffu
 
-/* Blocks for n elements, a thread each; for n rows, a warp each: then loops go on. */
+/* Blocks of a grid at most, then loops go on. Few in the emulator: a fiber costs more than a turn of a loop, and tests
+ * see the loops that only large arrays see on a device. */
+#ifdef __CUDACC__
+enum { GPU_GRID = 1 << 16 };
+#else
+enum { GPU_GRID = 16 };
+#endif
+
+/* for n elements, a thread each; for n rows, a warp each */
 static inline unsigned gpu_blocks(int64_t n)
 {
-    return (unsigned)SQ_MIN((n + GPU_BLOCK - 1) / GPU_BLOCK, 1 << 16);
+    return (unsigned)SQ_MIN((n + GPU_BLOCK - 1) / GPU_BLOCK, (int64_t)GPU_GRID);
 }
 
 static inline unsigned gpu_row_blocks(int64_t rows)
 {
-    return (unsigned)SQ_MIN((rows + GPU_ROWS - 1) / GPU_ROWS, 1 << 20);
+    return (unsigned)SQ_MIN((rows + GPU_ROWS - 1) / GPU_ROWS, (int64_t)GPU_GRID);
 }
 
 /* in blocks of GPU_BLOCK threads: neighbours take neighbours */

@@ -130,7 +130,7 @@ static __global__ void __launch_bounds__(GPU_BLOCK) loss_sum(double *sum, const 
 
 static unsigned row_grid(int64_t rows)
 {
-    return (unsigned)SQ_MIN(rows, 1 << 20);
+    return (unsigned)SQ_MIN(rows, (int64_t)GPU_GRID);
 }
 
 void sq_nll_cuda(struct sq_gpu *g, double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab)
