@@ -31,10 +31,10 @@ LDFLAGS_ALL := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
 LIBS := $(CONFIG_LIBS) -lm
 
 MODULES := base tensor wire tok model op/ref op/cpu op quant window sched pack eval
-# C++ only for the emulator of kernels (libsq/op/cuda)
+# C++ only for the emulator of kernels (libsq/op/cuda); without -Wshadow, as our C headers name functions like structs
 CXX_ALL := $(if $(filter clang%,$(notdir $(CC))),$(CC:clang%=clang++%),$(patsubst gcc%,g++%,$(CC)))
 CXXFLAGS_ALL := -std=c++20 -D_GNU_SOURCE -fopenmp -ffp-contract=off -fPIC -fvisibility=hidden $(OPT) -Wall -Wextra \
-  $(if $(DEV),-Werror -Wshadow -Wwrite-strings) $(if $(SAN),-fsanitize=$(SAN)) \
+  $(if $(DEV),-Werror -Wwrite-strings) $(if $(SAN),-fsanitize=$(SAN)) \
   $(if $(findstring address,$(SAN)),-DSIMT_PLAIN_SHARED) -Ilibsq/include $(CXXFLAGS)
 
 SRC := $(sort $(foreach m,$(MODULES),$(wildcard libsq/$(m)/*.c)))
