@@ -499,9 +499,9 @@ static void test_set_aside(void **state)
                     const double far = far_from(once, exact, &l, k);
                     printf("%s a%d linear %d: %.1e\n", models[m], bits, (int)k, far);
                     /* every output is rounded to 2^-9 of itself; where activations are rounded, some cross a step of 1/15; a bias
-                     * of 60 on all keys makes much of little, half of dq if rounded queries met an exact log-sum-exp */
-                    const bool loud = bits == 4 || l.b.bias[SQ_K];
-                    assert_true(type == SQ_F32 ? far == 0 : far > 0 && far < (loud ? 0.1 : 0x1p-6));
+                     * of 60 on all keys makes much of little: 0.025 of dq, 0.08 if rounded queries met an exact log-sum-exp */
+                    const double limit = bits == 4 ? 0.1 : l.b.bias[SQ_K] ? 0.05 : 0x1p-6;
+                    assert_true(type == SQ_F32 ? far == 0 : far > 0 && far < limit);
                 }
                 sq_kept_free(&kept);
             }
