@@ -87,7 +87,7 @@ static int measure(struct options *o, const char *spec)
     int64_t length = o->length;
     int rc;
 
-    SQ_TRY(sq_ops_get(&ops, (enum sq_backend)o->app.backend, (enum sq_precision)o->precision));
+    SQ_TRY(sq_ops_of(&ops, &o->app, (enum sq_precision)o->precision));
     SQ_TRY(sq_source_open(&model, spec));
     length = cap_length(length, model, spec);
     now.total = (double)sq_source_config(model)->layers + 1;

@@ -88,12 +88,11 @@ int main(int argc, char **argv)
     struct sq_gpu_info info;
     struct table t = {.json = false};
     bool emulate = false;
-    int64_t device = 0;
+    int device;
     const char *only = NULL;
     char why[256] = "";
     const struct sq_opt opts[] = {
-        SQ_OPT_INT(0, "device", &device, 0, 1023, "which one; emulated: 0 has a unit for bf16, 1 none"),
-        SQ_OPT_FLAG(0, "emulate", &emulate, "run the kernels on the processor, in several orders of threads; no times"),
+        SQ_OPT_FLAG(0, "emulate", &emulate, "run the kernels on the processor, in several orders of threads; no times; cuda:0 has a unit for bf16, cuda:1 none"),
         SQ_OPT_STR(0, "only", &only, "NAME", "operations whose name begins so"),
         SQ_OPT_FLAG(0, "json", &t.json, "JSON lines in place of a table"),
         SQ_OPT_END,
@@ -102,12 +101,13 @@ int main(int argc, char **argv)
 
     sq_app_init(&app, "sq-gpucheck", "", "compare every operation of a CUDA device with the reference, with times",
                 opts, 0, argc, argv);
+    SQ_TRY(sq_device_number(&device, app.device));
     SQ_TRY(find(&d, emulate));
     if (rc == NO_DEVICE) {
         (void)sq_app_exit(&app, 0);
         return NO_DEVICE;
     }
-    rc = d->open(&g, (int)device, why, sizeof why);
+    rc = d->open(&g, device, why, sizeof why);
     if (rc < 0) {
         rc = sq_fail((enum sq_err)rc, "%s", why);
         goto out;

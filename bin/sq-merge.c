@@ -163,7 +163,9 @@ int main(int argc, char **argv)
         SQ_TRY(sq_scheme_parse_tensor(&m.embed, embed));
     if (embed && m.embed.wbits >= 16)
         m.round_embed = false;
-    SQ_TRY(sq_ops_get(&m.ops, (enum sq_backend)m.app.backend, (enum sq_precision)m.app.precision));
+    SQ_TRY(sq_ops_of(&m.ops, &m.app, (enum sq_precision)m.app.precision));
+    if (m.ops != m.ops->host)
+        SQ_TRY(sq_fail(SQ_E_ARG, "layers are merged on the processor: leave --backend cuda out"));
     SQ_TRY(sq_join_open(&m.results, m.app.arg, m.app.narg));
     SQ_TRY(sq_stream_open(&m.in, m.app.in, SQ_READ));
     SQ_TRY(sq_stream_open(&m.out, m.app.out, SQ_WRITE));

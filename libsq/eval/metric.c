@@ -1,6 +1,6 @@
 /* Figures over windows: each window is one observation. Rows of one window follow each other, so that a sum has one
  * order whatever the chunk is. */
-#include "sq/eval.h"
+#include "states.h"
 
 #include <math.h>
 #include <string.h>
@@ -8,7 +8,7 @@
 /* floats of logits at a time: 32 MiB */
 enum { CHUNK = 8 << 20 };
 
-static int64_t chunk_rows(int64_t vocab)
+int64_t states_chunk(int64_t vocab)
 {
     return SQ_MAX(1, CHUNK / vocab);
 }
@@ -25,13 +25,11 @@ static struct sq_metric mean(const double *v, int64_t n)
     return (struct sq_metric){.value = m, .error = n > 1 ? sqrt(square / (double)(n - 1) / (double)n) : NAN};
 }
 
-int sq_states_logits(float *logits, const struct sq_states *s, int64_t first, int64_t rows)
+/* The host's logits: whose is not finite? */
+static int check_logits(const float *logits, const struct sq_states *s, int64_t first, int64_t rows)
 {
-    const struct sq_ops *ops = s->ops;
-    const int64_t C = s->cfg.hidden, V = s->cfg.vocab;
+    const int64_t V = s->cfg.vocab;
     int64_t bad = INT64_MAX;
-    ops->gemm(logits, V, sq_mat(s->x + first * C, C, false), sq_mat(s->head, C, true), rows, V, C, false,
-              ops->precision == SQ_BF16_PRODUCTS);
 #pragma omp parallel for schedule(static) reduction(min : bad)
     for (int64_t i = 0; i < rows; i++) {
         struct sq_tensor t = {.dtype = SQ_F32, .ndim = 1, .dim = {V}, .data = logits + i * V};
@@ -44,29 +42,111 @@ int sq_states_logits(float *logits, const struct sq_states *s, int64_t first, in
     return 0;
 }
 
+/* Counted where they lie; brought here only to name one. */
+static int check_device(const float *logits, const struct sq_states *s, int64_t first, int64_t rows)
+{
+    const size_t bytes = (size_t)(rows * s->cfg.vocab) * sizeof *logits;
+    double *const odd = s->work->odd, count;
+    float *host = NULL;
+    int rc;
+    s->ops->clear(odd, sizeof count);
+    s->ops->not_finite(odd, logits, rows * s->cfg.vocab);
+    SQ_TRY(s->ops->get(&count, odd, sizeof count));
+    if (count == 0)
+        return 0;
+    SQ_TRY(sq_alloc(&host, rows * s->cfg.vocab));
+    SQ_TRY(s->ops->get(host, logits, bytes));
+    rc = check_logits(host, s, first, rows);
+out:
+    sq_free(host);
+    return rc;
+}
+
+int sq_states_logits(float *logits, const struct sq_states *s, int64_t first, int64_t rows)
+{
+    const struct sq_ops *ops = s->ops;
+    const int64_t C = s->cfg.hidden, V = s->cfg.vocab;
+    const bool device = states_on_device(s);
+    const struct sq_floats host = {SQ_F32, s->x + first * C};
+    float *x = device ? s->work->x : host.x;
+    if (device)
+        ops->from_host(x, host, rows * C);
+    ops->gemm(logits, V, sq_mat(x, C, false), sq_mat(s->head, C, true), rows, V, C, false,
+              ops->precision == SQ_BF16_PRODUCTS);
+    return device ? check_device(logits, s, first, rows) : check_logits(logits, s, first, rows);
+}
+
 static void progress(const struct sq_states *s, int64_t windows)
 {
     if (s->watch && s->watch->progress)
         s->watch->progress(s->watch->user, (double)s->cfg.layers + (double)windows / (double)s->n);
 }
 
+/* Rows of logits and what is made of them: where operations compute, and each, top on the host. */
+struct rows {
+    const struct sq_ops *ops;
+    float *logits, *other;
+    int32_t *target;
+    double *value, *each;
+    uint8_t *same, *top;
+};
+
+static int rows_new(struct rows *r, int64_t n, int64_t vocab)
+{
+    void *x = NULL;
+    int rc;
+    SQ_TRY(r->ops->alloc(&x, (size_t)(n * vocab) * sizeof *r->logits));
+    r->logits = x;
+    SQ_TRY(r->ops->alloc(&x, (size_t)n * sizeof *r->target));
+    r->target = x;
+    SQ_TRY(r->ops->alloc(&x, (size_t)n * sizeof *r->value));
+    r->value = x;
+    SQ_TRY(sq_alloc(&r->each, n));
+out:
+    return rc;
+}
+
+/* for two models */
+static int rows_second(struct rows *r, int64_t n, int64_t vocab)
+{
+    void *x = NULL;
+    int rc;
+    SQ_TRY(r->ops->alloc(&x, (size_t)(n * vocab) * sizeof *r->other));
+    r->other = x;
+    SQ_TRY(r->ops->alloc(&x, (size_t)n));
+    r->same = x;
+    SQ_TRY(sq_alloc(&r->top, n));
+out:
+    return rc;
+}
+
+static void rows_release(struct rows *r)
+{
+    void *const there[] = {r->logits, r->other, r->target, r->value, r->same};
+    for (int i = 0; i < SQ_COUNT(there); i++)
+        r->ops->release(there[i]);
+    sq_free(r->each);
+    sq_free(r->top);
+}
+
 int sq_perplexity(struct sq_metric *out, double *nll, const struct sq_states *s, const struct sq_windows *w)
 {
-    const int64_t T = s->length, V = s->cfg.vocab, step = SQ_MIN(chunk_rows(V), T - 1);
-    float *logits = NULL;
-    double *each = NULL, *window = NULL;
+    const int64_t T = s->length, V = s->cfg.vocab, step = SQ_MIN(states_chunk(V), T - 1);
+    struct rows r = {.ops = s->ops};
+    double *window = NULL;
     int rc;
-    SQ_TRY(sq_alloc(&logits, step * V));
-    SQ_TRY(sq_alloc(&each, step));
+    SQ_TRY(rows_new(&r, step, V));
     SQ_TRY(sq_alloc(&window, s->n));
     for (int64_t i = 0; i < s->n; i++) {
         double sum = 0;
         for (int64_t t = 0; t < T - 1; t += step) {
             const int64_t rows = SQ_MIN(step, T - 1 - t);
-            SQ_TRY(sq_states_logits(logits, s, i * T + t, rows));
-            s->ops->nll(each, logits, w->ids + i * T + t + 1, rows, V);
+            SQ_TRY(sq_states_logits(r.logits, s, i * T + t, rows));
+            r.ops->put(r.target, w->ids + i * T + t + 1, (size_t)rows * sizeof *r.target);
+            r.ops->nll(r.value, r.logits, r.target, rows, V);
+            SQ_TRY(r.ops->get(r.each, r.value, (size_t)rows * sizeof *r.each));
             for (int64_t j = 0; j < rows; j++)
-                sum += each[j];
+                sum += r.each[j];
         }
         window[i] = sum / (double)(T - 1);
         progress(s, i + 1);
@@ -80,37 +160,35 @@ int sq_perplexity(struct sq_metric *out, double *nll, const struct sq_states *s,
     rc = 0;
 out:
     sq_free(window);
-    sq_free(each);
-    sq_free(logits);
+    rows_release(&r);
     return rc;
 }
 
 int sq_divergence(struct sq_metric *kl, struct sq_metric *top1, const struct sq_states *s,
                   const struct sq_states *base)
 {
-    const int64_t T = s->length, V = s->cfg.vocab, step = SQ_MIN(chunk_rows(V), T - 1);
-    float *logits = NULL, *other = NULL;
-    double *each = NULL, *far = NULL, *same = NULL;
-    uint8_t *top = NULL;
+    const int64_t T = s->length, V = s->cfg.vocab, step = SQ_MIN(states_chunk(V), T - 1);
+    struct rows r = {.ops = s->ops};
+    double *far = NULL, *same = NULL;
     int rc;
     if (base->cfg.vocab != V || base->n != s->n || base->length != T)
         return sq_fail(SQ_E_ARG, "the base model has a vocabulary of %" PRId64 ", the model one of %" PRId64,
                        base->cfg.vocab, V);
-    SQ_TRY(sq_alloc(&logits, step * V));
-    SQ_TRY(sq_alloc(&other, step * V));
-    SQ_TRY(sq_alloc(&each, step));
-    SQ_TRY(sq_alloc(&top, step));
+    SQ_TRY(rows_new(&r, step, V));
+    SQ_TRY(rows_second(&r, step, V));
     SQ_TRY(sq_alloc(&far, s->n));
     SQ_TRY(sq_alloc(&same, s->n));
     for (int64_t i = 0; i < s->n; i++) {
         for (int64_t t = 0; t < T - 1; t += step) {
             const int64_t rows = SQ_MIN(step, T - 1 - t);
-            SQ_TRY(sq_states_logits(logits, s, i * T + t, rows));
-            SQ_TRY(sq_states_logits(other, base, i * T + t, rows));
-            s->ops->kl(each, top, logits, other, rows, V);
+            SQ_TRY(sq_states_logits(r.logits, s, i * T + t, rows));
+            SQ_TRY(sq_states_logits(r.other, base, i * T + t, rows));
+            r.ops->kl(r.value, r.same, r.logits, r.other, rows, V);
+            SQ_TRY(r.ops->get(r.each, r.value, (size_t)rows * sizeof *r.each));
+            SQ_TRY(r.ops->get(r.top, r.same, (size_t)rows));
             for (int64_t j = 0; j < rows; j++) {
-                far[i] += each[j];
-                same[i] += top[j];
+                far[i] += r.each[j];
+                same[i] += r.top[j];
             }
         }
         far[i] /= (double)(T - 1);
@@ -123,9 +201,6 @@ int sq_divergence(struct sq_metric *kl, struct sq_metric *top1, const struct sq_
 out:
     sq_free(same);
     sq_free(far);
-    sq_free(top);
-    sq_free(each);
-    sq_free(other);
-    sq_free(logits);
+    rows_release(&r);
     return rc;
 }

@@ -1,4 +1,4 @@
-#include "sq/eval.h"
+#include "states.h"
 
 #include <math.h>
 #include <string.h>
@@ -8,47 +8,57 @@
 /* Windows advance in groups of about this many tokens: enough rows for fast products, a small trace. */
 enum { GROUP = 4096 };
 
-struct sq_states_work {
-    struct sq_block block, folded; /* folded only for learning layers */
-    struct sq_trace *trace;
-    float *cos, *sin;
-    int64_t batch; /* windows per group */
-    bool folds;
-};
-
 static int64_t positions(const struct sq_states *s)
 {
     return s->n * s->length;
 }
 
+static int alloc_floats(float **out, const struct sq_states *s, int64_t n)
+{
+    void *x = NULL;
+    const int rc = s->ops->alloc(&x, (size_t)n * sizeof **out);
+    *out = x;
+    return rc;
+}
+
 static int work_new(struct sq_states *s)
 {
+    const int64_t turns = s->length * (s->cfg.head_dim / 2);
     struct sq_states_work *w = NULL;
+    float *host = NULL;
     int rc;
     SQ_TRY(sq_alloc(&w, 1));
     s->work = w;
     w->batch = SQ_MIN(s->n, SQ_MAX(1, GROUP / s->length));
-    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, w->batch, s->length));
-    SQ_TRY(sq_alloc(&w->cos, s->length * (s->cfg.head_dim / 2)));
-    SQ_TRY(sq_alloc(&w->sin, s->length * (s->cfg.head_dim / 2)));
-    sq_rope_table(w->cos, w->sin, &s->cfg, s->length);
+    SQ_TRY(sq_trace_new(&w->trace, &s->cfg, s->ops, w->batch, s->length));
+    SQ_TRY(sq_alloc(&host, 2 * turns));
+    sq_rope_table(host, host + turns, &s->cfg, s->length);
+    SQ_TRY(alloc_floats(&w->cos, s, 2 * turns));
+    w->sin = w->cos + turns;
+    s->ops->put(w->cos, host, (size_t)(2 * turns) * sizeof *host);
+    if (states_on_device(s))
+        SQ_TRY(alloc_floats(&w->x, s, w->batch * s->length * s->cfg.hidden));
+    rc = s->ops->wait();
 out:
+    sq_free(host);
     return rc;
 }
 
-static void work_free(struct sq_states_work **work)
+static void work_free(struct sq_states *s)
 {
-    struct sq_states_work *w = *work;
+    struct sq_states_work *w = s->work;
     if (!w)
         return;
-    sq_free(w->sin);
-    sq_free(w->cos);
+    s->ops->release(w->cos);
+    s->ops->release(w->x);
+    s->ops->release(w->odd);
     sq_trace_free(&w->trace);
     if (w->folds)
         sq_block_release(&w->folded);
+    sq_block_release(&w->there);
     sq_block_release(&w->block);
     sq_free(w);
-    *work = NULL;
+    s->work = NULL;
 }
 
 static int expect(const char *what, int64_t rows, int64_t cols, int64_t want_rows, int64_t want_cols)
@@ -118,12 +128,42 @@ static int effective(const struct sq_block **out, struct sq_rowq *act, struct sq
         w->folds = true;
     }
     SQ_TRY(sq_params_load(&params, &s->cfg, &scheme, l));
-    sq_params_project(&params);
-    sq_fold(&w->folded, &w->block, &params, &scheme, s->ops);
+    sq_params_project(&params, s->ops->host);
+    sq_fold(&w->folded, &w->block, &params, &scheme, s->ops->host);
     *out = &w->folded;
 out:
     sq_params_release(&params);
     return rc;
+}
+
+/* A layer's block where operations reach it. */
+static int reachable(const struct sq_block **b, struct sq_states *s)
+{
+    struct sq_block *there = &s->work->there;
+    int rc = 0;
+    if (!states_on_device(s))
+        return 0;
+    if (!there->all || there->type != (*b)->type) {
+        sq_block_release(there);
+        SQ_TRY(sq_block_new_at(there, &s->cfg, (*b)->type, s->ops));
+    }
+    sq_block_put(there, *b);
+    *b = there;
+out:
+    return rc;
+}
+
+/* Some windows, from the first one on, through a layer. */
+static void advance(struct sq_states *s, const struct sq_block *b, const struct sq_run *run, int64_t first, int64_t n)
+{
+    const int64_t size = s->length * s->cfg.hidden;
+    const struct sq_floats host = {SQ_F32, s->x + first * size};
+    float *x = states_on_device(s) ? s->work->x : host.x;
+    if (x != host.x)
+        s->ops->from_host(x, host, n * size);
+    sq_block_forward(x, x, b, run, n, s->work->trace, NULL);
+    if (x != host.x)
+        s->ops->to_host(host, x, n * size);
 }
 
 int sq_states_layer(struct sq_states *s, const struct sq_layer *l)
@@ -131,15 +171,17 @@ int sq_states_layer(struct sq_states *s, const struct sq_layer *l)
     struct sq_states_work *w = s->work;
     struct sq_run run = {.ops = s->ops, .cos = w->cos, .sin = w->sin, .tokens = s->length};
     const struct sq_block *b = NULL;
-    const int rc = effective(&b, &run.act, s, l);
-    if (rc < 0)
-        return sq_fail_in(rc, "layer %" PRId64, l->index);
-    for (int64_t i = 0; i < s->n; i += w->batch) {
-        float *x = s->x + i * s->length * s->cfg.hidden;
-        sq_block_forward(x, x, b, &run, SQ_MIN(w->batch, s->n - i), w->trace, NULL);
+    int rc = effective(&b, &run.act, s, l);
+    if (rc == 0)
+        rc = reachable(&b, s);
+    for (int64_t i = 0; rc == 0 && i < s->n; i += w->batch) {
+        advance(s, b, &run, i, SQ_MIN(w->batch, s->n - i));
+        rc = s->ops->wait();
         if (s->watch && s->watch->progress)
             s->watch->progress(s->watch->user, (double)l->index + (double)SQ_MIN(i + w->batch, s->n) / (double)s->n);
     }
+    if (rc < 0)
+        return sq_fail_in(rc, "layer %" PRId64, l->index);
     const int64_t bad = bad_window(s);
     if (bad >= 0)
         return sq_fail(SQ_E_VALUE, "layer %" PRId64 ", window %" PRId64 ": an activation is not finite", l->index, bad);
@@ -148,20 +190,46 @@ int sq_states_layer(struct sq_states *s, const struct sq_layer *l)
     return 0;
 }
 
+/* The head, and room to count its bad logits. */
+static int put_head(struct sq_states *s, const struct sq_table *head)
+{
+    const int64_t C = s->cfg.hidden, V = s->cfg.vocab, step = SQ_MIN(V, states_chunk(C));
+    struct sq_states_work *w = NULL;
+    float *host = NULL;
+    void *odd = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&w, 1));
+    s->work = w;
+    SQ_TRY(alloc_floats(&s->head, s, V * C));
+    SQ_TRY(sq_alloc(&host, step * C));
+    for (int64_t i = 0; i < V; i += step) {
+        const int64_t n = SQ_MIN(step, V - i);
+        SQ_TRY(sq_table_read(host, head, i, n));
+        s->ops->put(s->head + i * C, host, (size_t)(n * C) * sizeof *host);
+        SQ_TRY(s->ops->wait());
+    }
+    SQ_TRY(s->ops->alloc(&odd, sizeof *w->odd));
+    w->odd = odd;
+    if (states_on_device(s))
+        SQ_TRY(alloc_floats(&w->x, s, states_chunk(V) * C));
+out:
+    sq_free(host);
+    return rc;
+}
+
 int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const struct sq_table *head)
 {
     const int64_t C = s->cfg.hidden, V = s->cfg.vocab;
     float *gain = NULL, *rrms = NULL;
     int rc;
-    work_free(&s->work);
+    work_free(s);
     SQ_TRY(expect("the final norm", sq_tensor_rows(norm), sq_tensor_cols(norm), 1, C));
     SQ_TRY(expect("the head", sq_table_rows(head), sq_table_cols(head), V, C));
     SQ_TRY(sq_alloc(&gain, C));
     SQ_TRY(sq_tensor_to_f32(gain, norm));
-    SQ_TRY(sq_alloc(&s->head, V * C));
-    SQ_TRY(sq_table_read(s->head, head, 0, V));
+    SQ_TRY(put_head(s, head));
     SQ_TRY(sq_alloc(&rrms, positions(s)));
-    s->ops->rmsnorm(s->x, C, rrms, s->x, C, gain, s->cfg.eps, positions(s), C);
+    s->ops->host->rmsnorm(s->x, C, rrms, s->x, C, gain, s->cfg.eps, positions(s), C);
 out:
     sq_free(rrms);
     sq_free(gain);
@@ -170,8 +238,9 @@ out:
 
 void sq_states_release(struct sq_states *s)
 {
-    work_free(&s->work);
-    sq_free(s->head);
+    work_free(s);
+    if (s->head)
+        s->ops->release(s->head);
     sq_free(s->x);
     *s = (struct sq_states){0};
 }

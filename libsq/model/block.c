@@ -51,15 +51,29 @@ static int64_t carve(struct sq_block *b, float *base, bool weights)
     return at;
 }
 
-static int block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type, bool weights)
+static int block_alloc(const struct sq_block *b, void *out, size_t bytes)
+{
+    return b->home ? b->home->alloc(out, bytes) : sq_alloc_bytes(out, (int64_t)bytes, 1);
+}
+
+static void block_free(const struct sq_block *b, void *x)
+{
+    if (b->home)
+        b->home->release(x);
+    else
+        sq_free(x);
+}
+
+static int block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type, const struct sq_ops *home,
+                     bool weights)
 {
     int rc;
     SQ_ASSERT(type == SQ_F32 || type == SQ_BF16);
-    *b = (struct sq_block){.cfg = cfg, .nlinear = sq_config_linears(cfg), .type = type};
+    *b = (struct sq_block){.cfg = cfg, .nlinear = sq_config_linears(cfg), .type = type, .home = home};
     b->count = carve(b, NULL, weights);
     SQ_TRY(sq_alloc(&b->w, b->nlinear));
     SQ_TRY(sq_alloc(&b->bias, b->nlinear));
-    SQ_TRY(sq_alloc(&b->all, b->count));
+    SQ_TRY(block_alloc(b, &b->all, (size_t)b->count * sizeof *b->all));
     carve(b, b->all, weights);
     return 0;
 out:
@@ -69,12 +83,36 @@ out:
 
 int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type)
 {
-    return block_new(b, cfg, type, true);
+    return block_new(b, cfg, type, NULL, true);
+}
+
+int sq_block_new_at(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type, const struct sq_ops *home)
+{
+    return block_new(b, cfg, type, home, true);
 }
 
 int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type)
 {
-    return block_new(b, cfg, type, false);
+    return block_new(b, cfg, type, NULL, false);
+}
+
+void sq_block_put(struct sq_block *to, const struct sq_block *host)
+{
+    const struct sq_config *cfg = to->cfg;
+    const struct sq_ops *home = to->home;
+    SQ_ASSERT(home && to->type == host->type);
+    for (int64_t i = 0; i < to->nlinear; i++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, cfg, i);
+        home->put(to->w[i], host->w[i], (size_t)(rows * cols) * sq_dtype_size(to->type));
+        if (to->bias[i])
+            home->put(to->bias[i], host->bias[i], (size_t)rows * sizeof(float));
+    }
+    for (int g = 0; g < SQ_GAINS; g++)
+        if (to->gain[g])
+            home->put(to->gain[g], host->gain[g], (size_t)sq_gain_size(cfg, (enum sq_gain_id)g) * sizeof(float));
+    if (to->router)
+        home->put(to->router, host->router, (size_t)(cfg->experts * cfg->hidden) * sizeof(float));
 }
 
 struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed)
@@ -127,7 +165,7 @@ int sq_block_codes(struct sq_block *b)
     char *all = NULL;
     int rc;
     SQ_TRY(sq_alloc(&b->code, b->nlinear));
-    SQ_TRY(sq_alloc(&all, carve_codes(b, NULL)));
+    SQ_TRY(block_alloc(b, &all, (size_t)carve_codes(b, NULL)));
     b->code_all = all;
     carve_codes(b, all);
 out:
@@ -136,9 +174,9 @@ out:
 
 void sq_block_release(struct sq_block *b)
 {
-    sq_free(b->code_all);
+    block_free(b, b->code_all);
     sq_free(b->code);
-    sq_free(b->all);
+    block_free(b, b->all);
     sq_free(b->bias);
     sq_free(b->w);
     *b = (struct sq_block){0};
@@ -161,7 +199,7 @@ const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_
     t->code.ld = cols;
     r->ops->rowquant_encode(&t->code, x, &r->act, NULL, NULL, n, cols);
     if (z != x && t->code.cols < cols)
-        memcpy(z, x, (size_t)(n * cols) * sizeof *z);
+        r->ops->copy(z, x, (size_t)(n * cols) * sizeof *z);
     return &t->code;
 }
 
@@ -182,7 +220,7 @@ void sq_linear_forward(float *y, const float *base, const float *x, const struct
     if (codes)
         r->ops->gemm_codes(y, rows, base, codes, &b->code[linear], n, rows);
     else if (base)
-        memcpy(y, base, (size_t)(n * rows) * sizeof *y);
+        r->ops->copy(y, base, (size_t)(n * rows) * sizeof *y);
     if (first < cols)
         r->ops->gemm(y, rows, behind(sq_mat(x, cols, false), first), behind(sq_block_mat(b, linear, true), first), n,
                      rows, cols - first, base || codes, rounds_products(r));
@@ -198,7 +236,7 @@ void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x,
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     if (dbias) {
-        memset(dbias, 0, (size_t)rows * sizeof *dbias);
+        r->ops->clear(dbias, (size_t)rows * sizeof *dbias);
         r->ops->bias_grad(dbias, dy, n, rows);
     }
     for (int64_t first = 0, last; first < rows; first = last) {
@@ -222,36 +260,24 @@ void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, cons
     (void)sq_work_begin(before);
 }
 
-void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols)
+int sq_input_stats_new(struct sq_input_stats *s, const struct sq_config *cfg, const struct sq_ops *home)
 {
-    if (!sum)
-        return;
-    /* threads share the columns, so that every sum has one order */
-#pragma omp parallel for schedule(static)
-    for (int64_t c0 = 0; c0 < cols; c0 += LINE) {
-        const int64_t c1 = SQ_MIN(c0 + LINE, cols);
-        for (int64_t i = 0; i < rows; i++)
-            for (int64_t c = c0; c < c1; c++)
-                sum[c] += (double)x[i * cols + c] * (double)x[i * cols + c];
-    }
-}
-
-int sq_input_stats_new(struct sq_input_stats *s, const struct sq_config *cfg)
-{
-    int rc;
-    *s = (struct sq_input_stats){.tokens = 0};
-    SQ_TRY(sq_alloc(&s->qkv, cfg->hidden));
-    SQ_TRY(sq_alloc(&s->out, cfg->heads * cfg->head_dim));
-    SQ_TRY(sq_alloc(&s->fc1, cfg->hidden));
-    SQ_TRY(sq_alloc(&s->fc2, cfg->ffn * SQ_MAX(cfg->experts, 1)));
-out:
-    return rc;
+    const int64_t C = cfg->hidden, Q = cfg->heads * cfg->head_dim, F = cfg->ffn * SQ_MAX(cfg->experts, 1);
+    void *all = NULL;
+    *s = (struct sq_input_stats){.count = 2 * C + Q + F, .home = home};
+    const int rc = home->alloc(&all, (size_t)s->count * sizeof(double));
+    if (rc < 0)
+        return rc;
+    s->qkv = all;
+    s->out = s->qkv + C;
+    s->fc1 = s->out + Q;
+    s->fc2 = s->fc1 + C;
+    return 0;
 }
 
 void sq_input_stats_release(struct sq_input_stats *s)
 {
-    double *const part[] = {s->qkv, s->out, s->fc1, s->fc2};
-    for (int i = 0; i < SQ_COUNT(part); i++)
-        sq_free(part[i]);
-    *s = (struct sq_input_stats){.tokens = 0};
+    if (s->home)
+        s->home->release(s->qkv);
+    *s = (struct sq_input_stats){0};
 }

@@ -14,7 +14,7 @@ static void project(const float *x, const struct sq_block *b, const struct sq_ru
     ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], cfg->eps, n, C);
     const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, C, t) : NULL;
     if (stats)
-        sq_stats_add(stats->qkv, t->z, n, C);
+        r->ops->square_sums(stats->qkv, t->z, n, C);
     sq_linear_forward(cfg->qk_norm ? t->qraw : t->q, NULL, t->z, codes, b, r, SQ_Q, n);
     sq_linear_forward(cfg->qk_norm ? t->kraw : t->k, NULL, t->z, codes, b, r, SQ_K, n);
     sq_linear_forward(t->v, NULL, t->z, codes, b, r, SQ_V, n);
@@ -51,13 +51,13 @@ static void mlp(float *y, const struct sq_block *b, const struct sq_run *r, int6
     ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
     const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, C, t) : NULL;
     if (stats)
-        sq_stats_add(stats->fc1, t->z, n, C);
+        r->ops->square_sums(stats->fc1, t->z, n, C);
     sq_linear_forward(t->gate, NULL, t->z, codes, b, r, SQ_GATE, n);
     sq_linear_forward(t->up, NULL, t->z, codes, b, r, SQ_UP, n);
     ops->swiglu(t->z, t->gate, t->up, n * F);
     codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, F, t) : NULL;
     if (stats)
-        sq_stats_add(stats->fc2, t->z, n, F);
+        r->ops->square_sums(stats->fc2, t->z, n, F);
     sq_linear_forward(y, t->mid, t->z, codes, b, r, SQ_DOWN, n);
 }
 
@@ -72,7 +72,7 @@ void sq_block_forward(float *y, const float *x, const struct sq_block *b, const 
     const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->out, b, r, n, Q, t) : NULL;
     const float *o = sq_rounds(r) ? t->z : t->out;
     if (stats)
-        sq_stats_add(stats->out, o, n, Q);
+        r->ops->square_sums(stats->out, o, n, Q);
     sq_linear_forward(t->mid, x, o, codes, b, r, SQ_O, n);
     if (cfg->experts > 0)
         sq_moe_forward(y, b, r, n, t, stats);

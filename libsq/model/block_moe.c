@@ -168,7 +168,7 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
     if (sq_rounds(r))
         ops->rowquant(t->z, t->z, &r->act, NULL, NULL, n, C);
     if (stats)
-        sq_stats_add(stats->fc1, t->z, n, C);
+        r->ops->square_sums(stats->fc1, t->z, n, C);
     gather(t->in, t->z, t, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->begin[e], count = t->begin[e + 1] - s;
@@ -180,8 +180,8 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
         ops->rowquant(t->mul, t->mul, &r->act, NULL, NULL, S, F);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->begin[e], count = t->begin[e + 1] - s;
-        if (stats && stats->fc2)
-            sq_stats_add(stats->fc2 + e * F, t->mul + s * F, count, F);
+        if (stats)
+            r->ops->square_sums(stats->fc2 + e * F, t->mul + s * F, count, F);
         sq_linear_forward(t->in + s * C, NULL, t->mul + s * F, NULL, b, r, SQ_DOWN + 3 * e, count);
     }
     memcpy(y, t->mid, (size_t)(n * C) * sizeof *y);

@@ -98,15 +98,28 @@ int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t token
            (slots ? (cfg->experts + 1) * (int64_t)sizeof *t.begin : 0);
 }
 
-int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens)
+/* Experts are chosen, and their tokens gathered, on the processor. */
+static int check_home(const struct sq_config *cfg, const struct sq_ops *home)
+{
+    if (cfg->experts == 0 || home == home->host)
+        return 0;
+    return sq_fail(SQ_E_UNSUP, "a model with experts runs on the processor only; use --backend cpu");
+}
+
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
+                 int64_t tokens)
 {
     struct sq_trace *t = NULL;
+    void *all = NULL;
     int rc;
     *out = NULL;
+    SQ_TRY(check_home(cfg, home));
     SQ_TRY(sq_alloc(&t, 1));
     t->cfg = cfg;
+    t->home = home;
     t->rows = batch * tokens;
-    SQ_TRY(sq_alloc(&t->all, lay_out(t, NULL)));
+    SQ_TRY(home->alloc(&all, (size_t)lay_out(t, NULL) * sizeof(float)));
+    t->all = all;
     lay_out(t, t->all);
     if (cfg->experts > 0) {
         SQ_TRY(sq_alloc(&t->chosen, t->rows * cfg->top));
@@ -126,7 +139,8 @@ void sq_trace_free(struct sq_trace **t)
 {
     if (!*t)
         return;
-    void *const part[] = {(*t)->dshare, (*t)->begin, (*t)->token, (*t)->slot, (*t)->chosen, (*t)->all, *t};
+    (*t)->home->release((*t)->all);
+    void *const part[] = {(*t)->dshare, (*t)->begin, (*t)->token, (*t)->slot, (*t)->chosen, *t};
     for (int i = 0; i < SQ_COUNT(part); i++)
         sq_free(part[i]);
     *t = NULL;
@@ -135,6 +149,7 @@ void sq_trace_free(struct sq_trace **t)
 /* ---- aside ---------------------------------------------------------------------------------- */
 
 struct sq_kept {
+    const struct sq_ops *home;
     struct sq_floats outputs, exact;
 };
 
@@ -164,20 +179,20 @@ int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens
     return counts[0] * (int64_t)sq_dtype_size(type) + counts[1] * (int64_t)sizeof(float);
 }
 
-int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type)
+int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
+                int64_t tokens, enum sq_dtype type)
 {
     struct sq_kept *k = NULL;
-    char *outs = NULL;
-    float *rest = NULL;
     int64_t counts[2];
     int rc;
     *out = NULL;
     kept_counts(counts, cfg, batch * tokens);
     SQ_TRY(sq_alloc(&k, 1));
-    SQ_TRY(sq_alloc(&outs, counts[0] * (int64_t)sq_dtype_size(type)));
-    k->outputs = (struct sq_floats){type, outs};
-    SQ_TRY(sq_alloc(&rest, counts[1]));
-    k->exact = (struct sq_floats){SQ_F32, rest};
+    k->home = home;
+    k->outputs.type = type;
+    k->exact.type = SQ_F32;
+    SQ_TRY(home->alloc(&k->outputs.x, (size_t)counts[0] * sq_dtype_size(type)));
+    SQ_TRY(home->alloc(&k->exact.x, (size_t)counts[1] * sizeof(float)));
     *out = k;
     return 0;
 out:
@@ -189,22 +204,22 @@ void sq_kept_free(struct sq_kept **k)
 {
     if (!*k)
         return;
-    sq_free((*k)->outputs.x);
-    sq_free((*k)->exact.x);
+    (*k)->home->release((*k)->outputs.x);
+    (*k)->home->release((*k)->exact.x);
     sq_free(*k);
     *k = NULL;
 }
 
-static void put(struct sq_floats to, const struct part *part, int n)
+static void put(struct sq_floats to, const struct sq_ops *home, const struct part *part, int n)
 {
     for (int i = 0; i < n; to = sq_floats_from(to, part[i++].count))
-        sq_floats_put(to, *part[i].at, part[i].count);
+        home->narrow(to, *part[i].at, part[i].count);
 }
 
-static void get(struct sq_floats from, const struct part *part, int n)
+static void get(struct sq_floats from, const struct sq_ops *home, const struct part *part, int n)
 {
     for (int i = 0; i < n; from = sq_floats_from(from, part[i++].count))
-        sq_floats_get(*part[i].at, from, part[i].count);
+        home->widen(*part[i].at, from, part[i].count);
 }
 
 void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n)
@@ -212,8 +227,8 @@ void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n)
     struct part part[OUTPUTS], rest[EXACT];
     outputs(part, t, n);
     exact(rest, t, n);
-    put(k->outputs, part, OUTPUTS);
-    put(k->exact, rest, EXACT);
+    put(k->outputs, t->home, part, OUTPUTS);
+    put(k->exact, t->home, rest, EXACT);
 }
 
 void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
@@ -221,8 +236,8 @@ void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
     struct part part[OUTPUTS], rest[EXACT];
     outputs(part, t, n);
     exact(rest, t, n);
-    get(k->outputs, part, OUTPUTS);
-    get(k->exact, rest, EXACT);
+    get(k->outputs, t->home, part, OUTPUTS);
+    get(k->exact, t->home, rest, EXACT);
     if (t->cfg->experts > 0)
         sq_moe_dispatch(t, n);
 }
@@ -232,5 +247,5 @@ void sq_trace_round(struct sq_trace *t, enum sq_dtype type, int64_t n)
     struct part part[OUTPUTS];
     outputs(part, t, n);
     for (int i = 0; i < OUTPUTS; i++)
-        sq_floats_round(*part[i].at, type, part[i].count);
+        t->home->round(*part[i].at, type, part[i].count);
 }

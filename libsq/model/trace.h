@@ -13,6 +13,7 @@
 
 struct sq_trace {
     const struct sq_config *cfg;
+    const struct sq_ops *home; /* in whose memory the arrays lie; with experts the host's */
     int64_t rows; /* N it was allocated for */
     /* for the backward */
     float *qraw, *kraw;                    /* [N,H*D], [N,KV*D] before q/k norm; NULL without it */
@@ -57,8 +58,6 @@ void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, cons
                       int64_t n, bool add);
 /* Rows of a linear whose gradients are made at once. */
 int64_t sq_grad_strip(int64_t rows, int64_t cols);
-/* sum[c] += sum over rows of x[:,c]^2; sum may be NULL */
-void sq_stats_add(double *sum, const float *x, int64_t rows, int64_t cols);
 
 /* Experts, slots and shares from t->prob. */
 void sq_moe_dispatch(struct sq_trace *t, int64_t n);

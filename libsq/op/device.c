@@ -23,6 +23,20 @@ static int beside_program(char *path, size_t n, const char *name)
     return 0;
 }
 
+int sq_device_number(int *out, const char *text)
+{
+    char *end;
+    const char *digits = text && strncmp(text, "cuda:", 5) == 0 ? text + 5 : "";
+    const long n = strtol(digits, &end, 10);
+    *out = 0;
+    if (!text)
+        return 0;
+    if (*digits < '0' || *digits > '9' || *end || n > 1023)
+        return sq_fail(SQ_E_ARG, "--device is '%s', not cuda:N", text);
+    *out = (int)n;
+    return 0;
+}
+
 int sq_device_load(const struct sq_device **out, bool emulate)
 {
     char path[PATH_MAX];

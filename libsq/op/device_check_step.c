@@ -143,6 +143,67 @@ static void narrow_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *co
     o->narrow(g, p[0], CF(1), z[0]);
 }
 
+static void own_args(struct check_call *c)
+{
+    check_filled(c, SQ_F32, c->z[0], CHECK_BITS);
+}
+
+static void round_values(void *const *p, const int64_t *z)
+{
+    void *const shifted[] = {NULL, p[0]};
+    narrow_values(shifted, z);
+}
+
+static void round_ref(void *const *p, const int64_t *z)
+{
+    sq_floats_round(F(0), SQ_BF16, z[0]);
+}
+
+static void round_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
+{
+    o->round(g, F(0), z[0]);
+}
+
+/* both zeros, and some on either side of the limit */
+static void project_values(void *const *p, const int64_t *z)
+{
+    for (int64_t i = 0; i < z[0]; i += 3)
+        F(0)[i] = (i % 2 ? -0.0f : 0.0f) * (float)i;
+}
+
+static void project_ref(void *const *p, const int64_t *z)
+{
+    check_reference()->project(F(0), 0.5f, z[0]);
+}
+
+static void project_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
+{
+    o->project(g, F(0), 0.5f, z[0]);
+}
+
+static void finite_args(struct check_call *c)
+{
+    check_filled(c, SQ_F64, 1, CHECK_BITS);
+    check_in(c, SQ_F32, c->z[0]);
+}
+
+static void finite_values(void *const *p, const int64_t *z)
+{
+    static const float odd[] = {INFINITY, -INFINITY, NAN};
+    for (int64_t i = 0; i < z[0]; i += 7)
+        F(1)[i] = odd[i % 3];
+}
+
+static void finite_ref(void *const *p, const int64_t *z)
+{
+    check_reference()->not_finite(D(0), CF(1), z[0]);
+}
+
+static void finite_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
+{
+    o->not_finite(g, D(0), CF(1), z[0]);
+}
+
 /* z: rows n of bf16; y, x pick */
 static void gather_args(struct check_call *c)
 {
@@ -273,6 +334,9 @@ static const struct check_op ops[] = {
     {"kl", "rows vocab", kl_args, kl_values, kl_ref, kl_dev, SHAPES(vocab_shapes), {512, 32000}, NULL},
     {"widen", "n", widen_args, NULL, widen_ref, widen_dev, SHAPES(counts), {6144 * 4096}, NULL},
     {"narrow", "n", narrow_args, narrow_values, narrow_ref, narrow_dev, SHAPES(counts), {6144 * 4096}, NULL},
+    {"round", "n", own_args, round_values, round_ref, round_dev, SHAPES(counts), {6144 * 4096}, NULL},
+    {"project", "n", own_args, project_values, project_ref, project_dev, SHAPES(counts), {0}, NULL},
+    {"not_finite", "n", finite_args, finite_values, finite_ref, finite_dev, SHAPES(counts), {1 << 20}, NULL},
     {"gather",
      "rows n of bf16",
      gather_args,

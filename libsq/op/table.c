@@ -4,12 +4,32 @@
 #include <pthread.h>
 
 #include "cpu/cpu.h"
+#include "device_ops.h"
 #include "ref/ref.h"
+#include "sq/app.h"
+#include "sq/device.h"
 
 static const struct sq_ops reference = {
     .name = "ref",
     .isa = "c",
     .precision = SQ_F32_PRODUCTS,
+    .alloc = sq_memory_alloc_ref,
+    .release = sq_free,
+    .room = sq_memory_room_ref,
+    .clear = sq_memory_clear_ref,
+    .copy = sq_memory_copy_ref,
+    .put = sq_memory_copy_ref,
+    .get = sq_memory_get_ref,
+    .wait = sq_memory_wait_ref,
+    .widen = sq_widen_ref,
+    .narrow = sq_narrow_ref,
+    .round = sq_round_ref,
+    .from_host = sq_widen_ref,
+    .to_host = sq_narrow_ref,
+    .project = sq_project_ref,
+    .not_finite = sq_not_finite_ref,
+    .square_sums = sq_square_sums_ref,
+    .loss = sq_loss_ref,
     .gemm = sq_gemm_ref,
     .gemm_codes = sq_gemm_codes_ref,
     .rmsnorm = sq_rmsnorm_ref,
@@ -32,8 +52,9 @@ static const struct sq_ops reference = {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct sq_ops tables[2][2]; /* [ref or cpu][precision] */
-static bool have_ref, have_cpu;
+static struct sq_ops tables[3][2]; /* [ref, cpu or cuda][precision] */
+static bool have_ref, have_cpu, have_device;
+static int device;
 
 static void fill_ref(void)
 {
@@ -41,6 +62,7 @@ static void fill_ref(void)
         for (int p = 0; p < 2; p++) {
             tables[b][p] = reference;
             tables[b][p].precision = (enum sq_precision)p;
+            tables[b][p].host = &tables[b][p];
         }
     have_ref = true;
 }
@@ -59,18 +81,48 @@ static int fill_cpu(void)
     return 0;
 }
 
+static int fill_device(void)
+{
+    int rc = 0;
+    for (int p = 0; p < 2 && !have_device && rc == 0; p++) {
+        tables[2][p].precision = (enum sq_precision)p;
+        tables[2][p].host = &tables[1][p];
+        rc = sq_device_fill(&tables[2][p], device);
+    }
+    have_device = rc == 0;
+    return rc;
+}
+
 int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision)
 {
+    const int row = backend == SQ_BACKEND_REF ? 0 : backend == SQ_BACKEND_CUDA ? 2 : 1;
     int rc = 0;
     *out = NULL;
     if (precision != SQ_BF16_PRODUCTS && precision != SQ_F32_PRODUCTS)
         return sq_fail(SQ_E_ARG, "precision %d is unknown", (int)precision);
     SQ_ASSERT(pthread_mutex_lock(&lock) == 0);
     fill_ref();
-    if (backend != SQ_BACKEND_REF)
+    if (row > 0)
         rc = fill_cpu();
+    if (row > 1 && rc == 0)
+        rc = fill_device();
     SQ_ASSERT(pthread_mutex_unlock(&lock) == 0);
     if (rc == 0)
-        *out = &tables[backend != SQ_BACKEND_REF][precision];
+        *out = &tables[row][precision];
     return rc;
+}
+
+int sq_ops_of(const struct sq_ops **out, const struct sq_app *app, enum sq_precision precision)
+{
+    enum sq_backend backend = (enum sq_backend)app->backend;
+    *out = NULL;
+    if (app->device) {
+        const int rc = sq_device_number(&device, app->device);
+        if (rc < 0)
+            return rc;
+        if (backend != SQ_BACKEND_AUTO && backend != SQ_BACKEND_CUDA)
+            return sq_fail(SQ_E_ARG, "--device %s and a --backend that computes on the processor", app->device);
+        backend = SQ_BACKEND_CUDA;
+    }
+    return sq_ops_get(out, backend, precision);
 }

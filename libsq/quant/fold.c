@@ -6,20 +6,83 @@
 #include <omp.h>
 #include <string.h>
 
-int64_t fold_kind(int64_t linear)
-{
-    return linear < SQ_GATE ? linear : SQ_GATE + (linear - SQ_GATE) % 3;
-}
+/* ---- where scales belong ---------------------------------------------------------------------- */
 
-int64_t fold_kv_channel(const struct sq_config *c, int64_t i)
+static int64_t kv_channel(const struct sq_config *c, int64_t i)
 {
     return i / c->head_dim / (c->heads / c->kv_heads) * c->head_dim + i % c->head_dim;
 }
 
-int64_t fold_pair(const struct sq_config *c, int64_t channel)
+static int64_t pair(const struct sq_config *c, int64_t channel)
 {
     const int64_t half = c->head_dim / 2;
     return channel / c->head_dim * half + channel % half;
+}
+
+int64_t fold_map_at(const struct sq_config *c, enum fold_map map, int64_t i)
+{
+    switch (map) {
+    case FOLD_HEADS: return kv_channel(c, i);
+    case FOLD_PAIRS: return pair(c, i);
+    case FOLD_QUERY: return pair(c, kv_channel(c, i));
+    case FOLD_HEAD: return i % (c->head_dim / 2);
+    default: return i;
+    }
+}
+
+/* q, k, v, o, gate, up, down */
+static const struct side COLUMN_SIDE[] = {
+    {.place = SQ_AT_QKV}, {.place = SQ_AT_QKV}, {.place = SQ_AT_QKV}, {.place = SQ_AT_OUT, .map = FOLD_HEADS},
+    {.place = SQ_AT_FC1}, {.place = SQ_AT_FC1}, {.place = SQ_AT_FC2},
+};
+static const struct side ROW_SIDE[] = {
+    {.place = SQ_AT_QK, .map = FOLD_QUERY, .inverse = true},
+    {.place = SQ_AT_QK, .map = FOLD_PAIRS},
+    {.place = SQ_AT_OUT, .inverse = true},
+    {.place = SQ_PLACES},
+    {.place = SQ_PLACES},
+    {.place = SQ_AT_FC2, .inverse = true},
+    {.place = SQ_PLACES},
+};
+static const struct side GAIN_SIDE[SQ_GAINS] = {
+    [SQ_NORM1] = {.place = SQ_AT_QKV, .inverse = true},
+    [SQ_NORM2] = {.place = SQ_AT_FC1, .inverse = true},
+    [SQ_QNORM] = {.place = SQ_AT_QK, .map = FOLD_HEAD, .inverse = true},
+    [SQ_KNORM] = {.place = SQ_AT_QK, .map = FOLD_HEAD},
+};
+
+/* Query and key scales lie in the gains of their norms where the model has these. */
+static struct side side_of(const struct sq_params *p, const struct sq_config *c, const struct side *s, bool gain)
+{
+    if (s->place == SQ_PLACES || (s->place == SQ_AT_QK && c->qk_norm != gain))
+        return (struct side){.place = SQ_PLACES};
+    struct side out = *s;
+    out.alpha = p->alpha[s->place];
+    return out;
+}
+
+static struct side of_linear(const struct sq_params *p, const struct sq_config *c, const struct side *table,
+                             int64_t k)
+{
+    const int64_t expert = k < SQ_GATE ? 0 : (k - SQ_GATE) / 3;
+    struct side s = side_of(p, c, &table[k - 3 * expert], false);
+    s.first = s.place == SQ_AT_FC2 ? expert * c->ffn : 0;
+    return s;
+}
+
+struct side fold_col_side(const struct sq_params *p, const struct sq_config *c, int64_t linear)
+{
+    return of_linear(p, c, COLUMN_SIDE, linear);
+}
+
+struct side fold_row_side(const struct sq_params *p, const struct sq_config *c, int64_t linear)
+{
+    return of_linear(p, c, ROW_SIDE, linear);
+}
+
+struct side fold_gain_side(const struct sq_params *p, const struct sq_config *c, enum sq_gain_id gain)
+{
+    return side_of(p, c, &GAIN_SIDE[gain], true);
 }
 
 struct linear fold_linear_of(const struct sq_params *p, const struct sq_config *c, int64_t k)
@@ -34,46 +97,27 @@ struct linear fold_linear_of(const struct sq_params *p, const struct sq_config *
     return l;
 }
 
+/* n factors: where the scales lie, or in space */
+static const float *factors(float *space, const struct side *s, const struct sq_config *c, int64_t n)
+{
+    if (!s->alpha)
+        return NULL;
+    const float *x = s->alpha->x + s->first;
+    if (s->map == FOLD_SAME && !s->inverse)
+        return x;
+    for (int64_t i = 0; i < n; i++) {
+        const float a = x[fold_map_at(c, s->map, i)];
+        space[i] = s->inverse ? 1.0f / a : a;
+    }
+    return space;
+}
+
 struct sides fold_sides(const struct sq_params *p, const struct sq_config *c, int64_t k)
 {
-    float *cols = p->scales, *rows = p->scales ? p->scales + p->cols_max : NULL;
-    struct sides s = {NULL, NULL};
-    const float *out = fold_alpha(p, SQ_AT_OUT), *fc2 = fold_alpha(p, SQ_AT_FC2), *qk = c->qk_norm ? NULL : fold_alpha(p, SQ_AT_QK);
+    const struct side col = fold_col_side(p, c, k), row = fold_row_side(p, c, k);
     int64_t nr, nc;
     sq_linear_shape(&nr, &nc, c, k);
-    if (fc2 && k >= SQ_GATE)
-        fc2 += (k - SQ_GATE) / 3 * c->ffn;
-    switch (fold_kind(k)) {
-    case SQ_O:
-        for (int64_t j = 0; out && j < nc; j++)
-            cols[j] = out[fold_kv_channel(c, j)];
-        s.cols = out ? cols : NULL;
-        return s;
-    case SQ_DOWN: s.cols = fc2; return s;
-    case SQ_UP:
-        for (int64_t i = 0; fc2 && i < nr; i++)
-            rows[i] = 1.0f / fc2[i];
-        s.rows = fc2 ? rows : NULL;
-        s.cols = fold_alpha(p, SQ_AT_FC1);
-        return s;
-    case SQ_GATE: s.cols = fold_alpha(p, SQ_AT_FC1); return s;
-    case SQ_V:
-        for (int64_t i = 0; out && i < nr; i++)
-            rows[i] = 1.0f / out[i];
-        s.rows = out ? rows : NULL;
-        break;
-    case SQ_Q:
-        for (int64_t i = 0; qk && i < nr; i++)
-            rows[i] = 1.0f / qk[fold_pair(c, fold_kv_channel(c, i))];
-        s.rows = qk ? rows : NULL;
-        break;
-    default:
-        for (int64_t i = 0; qk && i < nr; i++)
-            rows[i] = qk[fold_pair(c, i)];
-        s.rows = qk ? rows : NULL;
-    }
-    s.cols = fold_alpha(p, SQ_AT_QKV);
-    return s;
+    return (struct sides){factors(p->scales, &col, c, nc), factors(p->scales ? p->scales + p->cols_max : NULL, &row, c, nr)};
 }
 
 /* ---- forward ------------------------------------------------------------------------------ */
@@ -193,16 +237,13 @@ static void copy(float *to, const float *from, int64_t n)
 static void flat_gains(struct sq_block *flat, const struct sq_params *p)
 {
     const struct sq_config *c = flat->cfg;
-    const float *qkv = fold_alpha(p, SQ_AT_QKV), *fc1 = fold_alpha(p, SQ_AT_FC1), *qk = c->qk_norm ? fold_alpha(p, SQ_AT_QK) : NULL;
-    for (int64_t i = 0; i < c->hidden; i++) {
-        if (qkv)
-            flat->gain[SQ_NORM1][i] /= qkv[i];
-        if (fc1)
-            flat->gain[SQ_NORM2][i] /= fc1[i];
-    }
-    for (int64_t i = 0; qk && i < c->head_dim; i++) {
-        flat->gain[SQ_QNORM][i] /= qk[i % (c->head_dim / 2)];
-        flat->gain[SQ_KNORM][i] *= qk[i % (c->head_dim / 2)];
+    const float *fc1 = fold_alpha(p, SQ_AT_FC1);
+    for (int g = 0; g < SQ_GAINS; g++) {
+        const struct side s = fold_gain_side(p, c, (enum sq_gain_id)g);
+        for (int64_t i = 0; s.alpha && i < sq_gain_size(c, (enum sq_gain_id)g); i++) {
+            const float a = s.alpha->x[fold_map_at(c, s.map, i)];
+            flat->gain[g][i] = s.inverse ? flat->gain[g][i] / a : flat->gain[g][i] * a;
+        }
     }
     for (int64_t i = 0; fc1 && flat->router && i < c->experts * c->hidden; i++)
         flat->router[i] *= fc1[i % c->hidden];
@@ -225,6 +266,10 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
              const struct sq_ops *ops)
 {
     const struct sq_rowq q = scheme ? sq_scheme_weights(scheme) : (struct sq_rowq){.bits = 16};
+    if (p->home) {
+        fold_device(to, w, p, &q);
+        return;
+    }
     SQ_ASSERT(to->type == SQ_F32 || p->strip);
     copy_rest(to, w);
     flat_gains(to, p);

@@ -166,48 +166,29 @@ static struct sides both_sides(const struct sq_params *p, const struct sq_config
     return (struct sides){s.cols ? s.cols : cols, s.rows ? s.rows : rows};
 }
 
-/* From the sums of a linear's columns and rows to the alphas. d[] are their gradients so far, NULL where
- * there is none. */
-static void to_alphas(double *const d[SQ_PLACES], const struct sq_config *c, int64_t k, const struct job *b)
+/* What came at use i of a side's scales, to their gradients. */
+static void add_scale(double *const d[SQ_PLACES], const struct side *s, const struct sq_config *c, int64_t i, double sum)
 {
-    const int64_t kind = fold_kind(k), expert = k < SQ_GATE ? 0 : (k - SQ_GATE) / 3 * c->ffn;
-    double *fc2 = d[SQ_AT_FC2] ? d[SQ_AT_FC2] + expert : NULL, *qk = c->qk_norm ? NULL : d[SQ_AT_QK];
-    double *cols = kind < SQ_O       ? d[SQ_AT_QKV]
-                   : kind == SQ_O    ? d[SQ_AT_OUT]
-                   : kind == SQ_DOWN ? fc2
-                                     : d[SQ_AT_FC1];
-    for (int64_t j = 0; cols && j < b->l.cols; j++)
-        cols[kind == SQ_O ? fold_kv_channel(c, j) : j] += b->dcols[j];
-    for (int64_t i = 0; i < b->l.rows; i++) {
-        const double r = (double)b->s.rows[i], inverse = -b->drows[i] * r * r;
-        if (kind == SQ_V && d[SQ_AT_OUT])
-            d[SQ_AT_OUT][i] += inverse;
-        else if (kind == SQ_UP && fc2)
-            fc2[i] += inverse;
-        else if (kind == SQ_Q && qk)
-            qk[fold_pair(c, fold_kv_channel(c, i))] += inverse;
-        else if (kind == SQ_K && qk)
-            qk[fold_pair(c, i)] += b->drows[i];
-    }
+    const int64_t at = s->first + fold_map_at(c, s->map, i);
+    const double a = (double)s->alpha->x[at];
+    d[s->place][at] += s->inverse ? -sum / (a * a) : sum;
+}
+
+static void to_alpha(double *const d[SQ_PLACES], const struct side *s, const struct sq_config *c, const double *sum,
+                     int64_t n)
+{
+    for (int64_t i = 0; s->alpha && i < n; i++)
+        add_scale(d, s, c, i, sum[i]);
 }
 
 static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *p, float *const dgain[SQ_GAINS],
                             const float *drouter, const struct sq_block *w)
 {
     const struct sq_config *c = w->cfg;
-    const int64_t half = c->head_dim / 2;
-    for (int k = 0; k < 2; k++) {
-        const enum sq_place place = k ? SQ_AT_FC1 : SQ_AT_QKV;
-        const float *dg = dgain[k ? SQ_NORM2 : SQ_NORM1], *g = w->gain[k ? SQ_NORM2 : SQ_NORM1];
-        for (int64_t j = 0; d[place] && j < c->hidden; j++) {
-            const double a = (double)fold_alpha(p, place)[j];
-            d[place][j] -= (double)dg[j] * (double)g[j] / (a * a);
-        }
-    }
-    for (int64_t i = 0; c->qk_norm && d[SQ_AT_QK] && i < c->head_dim; i++) {
-        const double a = (double)fold_alpha(p, SQ_AT_QK)[i % half];
-        d[SQ_AT_QK][i % half] += (double)dgain[SQ_KNORM][i] * (double)w->gain[SQ_KNORM][i] -
-                                 (double)dgain[SQ_QNORM][i] * (double)w->gain[SQ_QNORM][i] / (a * a);
+    for (int g = 0; g < SQ_GAINS; g++) {
+        const struct side s = fold_gain_side(p, c, (enum sq_gain_id)g);
+        for (int64_t i = 0; s.alpha && i < sq_gain_size(c, (enum sq_gain_id)g); i++)
+            add_scale(d, &s, c, i, (double)dgain[g][i] * (double)w->gain[g][i]);
     }
     for (int64_t i = 0; d[SQ_AT_FC1] && w->router && i < c->experts * c->hidden; i++)
         d[SQ_AT_FC1][i % c->hidden] += (double)drouter[i] * (double)w->router[i];
@@ -238,6 +219,10 @@ void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq
     if (!p->nparam)
         return;
     SQ_ASSERT(p->moments); /* sq_params_train came first */
+    if (p->home) {
+        p->home->clear(p->moments, (size_t)params_total(p) * sizeof *p->moments);
+        return;
+    }
     memset(p->sums, 0, (size_t)fold_sums_size(p) * sizeof *p->sums);
 }
 
@@ -248,6 +233,10 @@ void sq_fold_grad_rows(struct sq_params *p, int64_t k, int64_t first, int64_t la
         return;
     const struct sq_config *c = w->cfg;
     const struct sq_rowq q = sq_scheme_weights(s);
+    if (p->home) {
+        fold_grad_device(p, k, first, last, dw, dbias, w, &q);
+        return;
+    }
     double *d[SQ_PLACES];
     struct job b = {.l = fold_linear_of(p, c, k),
                     .fold = fold_sides(p, c, k),
@@ -275,8 +264,10 @@ void sq_fold_grad_rows(struct sq_params *p, int64_t k, int64_t first, int64_t la
     add_blocks(&b);
     if (!b.s.cols)
         return;
+    const struct side cols = fold_col_side(p, c, k), rows = fold_row_side(p, c, k);
     alpha_sums(d, p);
-    to_alphas(d, c, k, &b);
+    to_alpha(d, &cols, c, b.dcols, b.l.cols);
+    to_alpha(d, &rows, c, b.drows, b.l.rows);
 }
 
 void sq_fold_grad_end(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w)
@@ -284,6 +275,10 @@ void sq_fold_grad_end(struct sq_params *p, const struct sq_grads *g, const struc
     double *d[SQ_PLACES];
     if (!p->nparam)
         return;
+    if (p->home) {
+        fold_gains_device(p, g, w);
+        return;
+    }
     alpha_sums(d, p);
     gains_to_alphas(d, p, g->gain, g->router, w);
     for (int k = 0; k < SQ_PLACES; k++)

@@ -218,7 +218,7 @@ static int merge_layer(struct merge *m, const struct sq_ops *ops)
     m->q = sq_scheme_weights(&s);
     SQ_TRY(sq_params_load(&m->p, m->cfg, &s, m->from));
     SQ_TRY(sq_block_load(&m->b, m->cfg, m->from));
-    sq_params_project(&m->p);
+    sq_params_project(&m->p, ops);
     sq_fold(&m->b, &m->b, &m->p, NULL, ops);
     for (int g = 0; g < SQ_GAINS; g++) {
         const char *name = sq_gain_name((enum sq_gain_id)g);

@@ -8,7 +8,7 @@
 #include "sq/rng.h"
 #include "private.h"
 
-#define ALPHA_MIN 1e-2f
+static const float ALPHA_MIN = 1e-2f;
 
 const char *const params_place_name[SQ_PLACES] = {"alpha.qkv", "alpha.fc1", "alpha.out", "alpha.fc2",
                                                   "alpha.qk"};
@@ -82,7 +82,7 @@ static void declare_all(struct sq_params *p, const struct sq_config *cfg, const 
     }
 }
 
-static int64_t total(const struct sq_params *p)
+int64_t params_total(const struct sq_params *p)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < p->nparam; i++)
@@ -94,7 +94,7 @@ static int64_t total(const struct sq_params *p)
 int params_allocate(struct sq_params *p, const struct sq_config *cfg)
 {
     int rc = 0;
-    SQ_TRY(sq_alloc(&p->values, total(p)));
+    SQ_TRY(sq_alloc(&p->values, params_total(p)));
     float *x = p->values;
     for (int64_t i = 0; i < p->nparam; i++) {
         p->param[i].x = x;
@@ -148,6 +148,8 @@ out:
 
 void sq_params_release(struct sq_params *p)
 {
+    if (p->home)
+        params_device_release(p);
     sq_free(p->sums);
     sq_free(p->partial);
     sq_free(p->strip);
@@ -161,8 +163,10 @@ void sq_params_release(struct sq_params *p)
 
 int sq_params_train(struct sq_params *p)
 {
-    const int64_t n = total(p);
+    const int64_t n = params_total(p);
     int rc = 0;
+    if (p->home)
+        return params_device_train(p);
     if (p->moments) {
         memset(p->moments, 0, (size_t)(3 * n) * sizeof *p->moments);
         return 0;
@@ -184,15 +188,15 @@ out:
 
 int64_t sq_params_bytes(const struct sq_params *p)
 {
-    const int64_t floats = 4 * total(p) + p->rows_max + p->cols_max + fold_strip_size(p) + fold_partial_size(p);
+    const int64_t floats = 4 * params_total(p) + p->rows_max + p->cols_max + fold_strip_size(p) + fold_partial_size(p);
     return floats * (int64_t)sizeof(float) + fold_sums_size(p) * (int64_t)sizeof(double);
 }
 
-void sq_params_project(struct sq_params *p)
+void sq_params_project(struct sq_params *p, const struct sq_ops *ops)
 {
     for (int at = 0; at < SQ_PLACES; at++) {
         const struct sq_param *a = p->alpha[at];
-        for (int64_t i = 0; a && i < a->n; i++)
-            a->x[i] = a->x[i] < 0 ? SQ_MIN(a->x[i], -ALPHA_MIN) : SQ_MAX(a->x[i], ALPHA_MIN);
+        if (a)
+            ops->project(a->x, ALPHA_MIN, a->n);
     }
 }

@@ -115,6 +115,19 @@ out:
     return rc;
 }
 
+static void print_device(struct pass *e, const struct estimate *x)
+{
+    const struct held *h = pass_held(e, 0);
+    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples), all = pass_device_memory(e, h, x->widest, batch, false);
+    if (!all)
+        return;
+    printf("%-28s %.1f MB, %.1f MB at the least", "memory on the device", (double)all / 1e6,
+           (double)pass_device_memory(e, h, x->widest, batch, true) / 1e6);
+    if (e->room < INT64_MAX)
+        printf("; %.1f MB are free", (double)e->room / 1e6);
+    printf(" (%s)\n", e->ops->isa);
+}
+
 /* A cursor is not counted on: the estimate is of the whole way from the tokens. */
 static int estimate_learning(struct pass *e, const struct sq_plan *p)
 {
@@ -153,6 +166,7 @@ static int estimate_learning(struct pass *e, const struct sq_plan *p)
     printf("%-28s %.1f MB, %.1f MB at the least (--memory)\n", "peak memory",
            (double)pass_memory(e, pass_held(e, 0), x.widest, false) / 1e6,
            (double)pass_memory(e, pass_held(e, 0), x.widest, true) / 1e6);
+    print_device(e, &x);
     SQ_TRY(estimate_disk(e, &x));
     e->schedule.window[e->first] = first; /* that of the timed steps was one layer */
     SQ_TRY(pass_choose_memory(e));

@@ -268,7 +268,7 @@ int folder_open(struct folder **out, const struct sq_plan *p, const struct sq_ap
     *out = NULL;
     if (!p->work || !p->needs_acts)
         return 0;
-    SQ_TRY(sq_ops_get(&ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision));
+    SQ_TRY(sq_ops_of(&ops, app, (enum sq_precision)app->precision));
     SQ_TRY(sq_alloc(&f, 1));
     f->dir = p->work;
     f->app = app;

@@ -35,33 +35,3 @@ void sq_loss_weights(double *weight, enum sq_loss_kind kind, struct sq_floats t,
                                             : 0.5 * token + 0.5 / mean;
     }
 }
-
-/* The squared error of n channels; dy (may be NULL) = slope times the error */
-static double square_error(float *dy, const float *y, struct sq_floats t, int64_t n, double slope)
-{
-    float wide[PIECE];
-    double sum = 0.0;
-    for (int64_t at = 0; at < n; at += PIECE) {
-        const int64_t some = SQ_MIN(PIECE, n - at);
-        sq_floats_get(wide, sq_floats_from(t, at), some);
-        for (int64_t i = 0; i < some; i++) {
-            const double d = (double)y[at + i] - (double)wide[i];
-            sum += d * d;
-            if (dy)
-                dy[at + i] = (float)(slope * d);
-        }
-    }
-    return sum;
-}
-
-/* One thread: two operations an element are nothing beside a layer's, and the order of the sum stays fixed.
- */
-double sq_loss_grad(float *dy, const float *y, struct sq_floats t, const double *weight, int64_t tokens,
-                    int64_t hidden, double scale)
-{
-    double sum = 0.0;
-    for (int64_t i = 0; i < tokens; i++)
-        sum += weight[i] * square_error(dy ? dy + i * hidden : NULL, y + i * hidden, sq_floats_from(t, i * hidden),
-                                        hidden, 2.0 * weight[i] * scale);
-    return sum;
-}

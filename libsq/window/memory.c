@@ -34,31 +34,93 @@ static int64_t held_bytes(const struct held *h, const struct sq_plan *p)
     return bytes + sq_params_bytes(&h->p);
 }
 
+static bool on_device(const struct pass *e)
+{
+    return e->ops != e->ops->host;
+}
+
+/* Operands of the largest product of weights and activations, converted; sums of columns; cuBLAS's own. */
+static int64_t device_workspace(const struct sq_config *c, int64_t rows)
+{
+    const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), c->heads * c->head_dim);
+    return 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows)) + 5 * 1024 * wide + (32 << 20);
+}
+
+int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t batch, bool recompute)
+{
+    const struct sq_config *c = &e->cfg;
+    const int64_t rows = batch * e->acts.tokens;
+    int64_t weights = 0;
+    if (!on_device(e))
+        return 0;
+    for (int64_t i = 0; i < like->w.nlinear; i++) {
+        int64_t r, k;
+        sq_linear_shape(&r, &k, c, i);
+        weights += r * k * (int64_t)sq_dtype_size(like->w.type);
+    }
+    return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens, recompute) +
+           widest * (weights + sq_params_device_bytes(&like->p, c)) + rows * (c->hidden * 4 + 8) + device_workspace(c, rows);
+}
+
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute)
 {
     const struct sq_plan *p = e->plan;
     const int64_t streams = p->spill ? 0 : pass_spill_bytes(e);
     const int64_t tokens = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
     const int64_t batch = SQ_MIN(p->batch, e->acts.samples), rows = batch * e->acts.tokens;
-    return FIXED + workspace(&e->cfg, rows, e->acts.tokens) + widest * held_bytes(like, p) + streams + tokens +
-           sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens,
-                            recompute);
+    const int64_t held = FIXED + widest * held_bytes(like, p) + streams + tokens;
+    return on_device(e) ? held
+                        : held + workspace(&e->cfg, rows, e->acts.tokens) +
+                              sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens, recompute);
+}
+
+/* A window too large for the device: what would fit? */
+static int refuse_device(const struct pass *e, const struct held *like, int64_t widest, int64_t batch)
+{
+    const double need = (double)pass_device_memory(e, like, widest, batch, true) / 1e6, room = (double)e->room / 1e6;
+    while (batch > 0 && pass_device_memory(e, like, widest, batch, true) > e->room)
+        batch--;
+    if (batch > 0)
+        return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; --batch %" PRId64
+                       " fits", widest, need, room, batch);
+    return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; a --schedule of "
+                   "narrower windows takes less", widest, need, room);
+}
+
+static int choose_device(struct pass *e)
+{
+    const struct held *like = pass_held(e, e->xq_at);
+    const int64_t widest = pass_widest(e), batch = SQ_MIN(e->plan->batch, e->acts.samples);
+    const int64_t all = pass_device_memory(e, like, widest, batch, false), least = pass_device_memory(e, like, widest, batch, true);
+    if (least > e->room)
+        return refuse_device(e, like, widest, batch);
+    if (all <= e->room)
+        return 0;
+    e->recompute = true;
+    sq_log(SQ_INFO, "windows take %.0f of the %.0f MB on the device; the backward computes forwards again", (double)least / 1e6,
+           (double)e->room / 1e6);
+    return 0;
 }
 
 int pass_choose_memory(struct pass *e)
 {
     const struct held *like = pass_held(e, e->xq_at);
     const int64_t limit = e->plan->memory, widest = pass_widest(e);
-    if (e->measured || !limit)
+    int rc = 0;
+    if (e->measured)
         return 0;
     e->measured = true;
+    if (on_device(e))
+        rc = choose_device(e);
+    if (rc < 0 || !limit)
+        return rc;
     const int64_t all = pass_memory(e, like, widest, false), least = pass_memory(e, like, widest, true);
     if (least > limit)
         return sq_fail(SQ_E_ARG,
                        "windows of %" PRId64 " layers need %.0f MB, --memory says %.0f MB; a smaller --batch, a "
                        "--schedule of narrower windows%s takes less",
                        widest, (double)least / 1e6, (double)limit / 1e6, e->plan->spill ? "" : ", or --spill");
-    e->recompute = all > limit;
+    e->recompute |= all > limit;
     sq_log(SQ_INFO, "windows take %.0f MB of the %.0f MB of --memory%s", (double)(e->recompute ? least : all) / 1e6,
            (double)limit / 1e6, e->recompute ? "; the backward computes forwards again" : "");
     return 0;

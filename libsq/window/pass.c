@@ -43,8 +43,9 @@ int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, st
                        .nrate = nrate,
                        .weight_at = -1,
                        .acts = {.spill = plan->spill}};
-    int rc = sq_ops_get(&e->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
+    int rc = sq_ops_of(&e->ops, app, (enum sq_precision)app->precision);
     if (rc == 0) {
+        e->room = e->ops->room();
         acts_type(&e->acts, e->ops);
         rc = sq_hash_init(&e->seen);
     }
@@ -264,7 +265,7 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
         if (!fresh)
             SQ_TRY(sq_fail(
                 SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
-        SQ_TRY(sq_params_search(&all, e->ops, &h->w, &e->plan->scheme, stats));
+        SQ_TRY(sq_params_search(&all, e->ops->host, &h->w, &e->plan->scheme, stats));
     }
     sq_params_release(&h->p);
     h->p = all;
@@ -285,7 +286,7 @@ static int float_layer(struct pass *e, int64_t index)
     const bool search = wanted && e->plan->init == SQ_INIT_ACT && !has_kind(&h->p, SQ_P_CLIP);
     int rc = 0;
     if (search)
-        SQ_TRY(sq_input_stats_new(&stats, &e->cfg));
+        SQ_TRY(sq_input_stats_new(&stats, &e->cfg, e->ops->host));
     if (!e->replay) {
         SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
         SQ_TRY(sq_trainer_float(e->trainer, sq_floats_from(a->xf, train * a->tokens * a->hidden), a->heldout, &h->w,

@@ -54,7 +54,8 @@ struct pass {
     bool pending; /* rec was read and not used */
     struct cursor offer;
     bool waiting; /* an announced cursor is going to be used */
-    bool measured, recompute; /* --memory was looked at; what it demands */
+    bool measured, recompute; /* memory was looked at; what it demands */
+    int64_t room;             /* bytes that were free where the operations' arrays lie, before any was */
     json_t *made;             /* with a work folder: what the layers at hand are made of */
     bool replay;              /* every window is in the folder: nobody looks at activations */
 };
@@ -77,7 +78,10 @@ int64_t pass_picks(const struct pass *e);
 /* ---- memory.c: what the widest window takes, as the passes allocate it ---- */
 int64_t pass_spill_bytes(const struct pass *e); /* the two activation streams */
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute);
-/* Whether windows have to be recomputed for --memory; SQ_E_ARG when that does not help. A layer must be held. */
+/* The same on a device; 0 where none computes. */
+int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t batch, bool recompute);
+/* Whether windows have to be recomputed for --memory, or to fit a device; SQ_E_ARG, SQ_E_NOMEM when that does not help. A layer
+ * must be held. */
 int pass_choose_memory(struct pass *e) SQ_MUSTUSE;
 
 /* ---- jobs.c: windows as streams of their own ---- */

@@ -26,41 +26,28 @@ int64_t learned_floats(const struct sq_window_job *job)
     return n;
 }
 
-bool learned_finite(const struct sq_window_job *job)
-{
-    struct learned at = {0};
-    for (const struct sq_param *q; (q = learned_next(&at, job));) {
-        bool finite = true;
-        for (int64_t i = 0; i < q->n; i++)
-            finite &= isfinite(q->grad[i]) != 0;
-        if (!finite)
-            return false;
-    }
-    return true;
-}
-
 int64_t shards_floats(const struct sq_window_job *job)
 {
     return job->shards > 1 ? learned_floats(job) : 0;
 }
 
 /* The gradients at hand into the sum, which the first ones begin. */
-static void add(float *sum, const struct sq_window_job *job, bool first)
+static void add(float *sum, const struct sq_window_job *job, const struct sq_ops *ops, bool first)
 {
     struct learned at = {0};
     for (const struct sq_param *q; (q = learned_next(&at, job)); sum += q->n) {
         if (first)
-            memcpy(sum, q->grad, (size_t)q->n * sizeof *sum);
-        for (int64_t i = 0; !first && i < q->n; i++)
-            sum[i] += q->grad[i];
+            ops->copy(sum, q->grad, (size_t)q->n * sizeof *sum);
+        else
+            ops->add(sum, q->grad, q->n);
     }
 }
 
-static void take(const float *sum, const struct sq_window_job *job)
+static void take(const float *sum, const struct sq_window_job *job, const struct sq_ops *ops)
 {
     struct learned at = {0};
     for (const struct sq_param *q; (q = learned_next(&at, job)); sum += q->n)
-        memcpy(q->grad, sum, (size_t)q->n * sizeof *sum);
+        ops->copy(q->grad, sum, (size_t)q->n * sizeof *sum);
 }
 
 /* How many parts, the first ones, are computed here: all, or what the workers leave. */
@@ -78,7 +65,7 @@ int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_
     int rc = 0;
     *loss = 0.0;
     if (job->workers)
-        SQ_TRY(workers_send(job->workers, job, step, pick, n));
+        SQ_TRY(workers_send(job->workers, job, train_ops(t), step, pick, n));
     if (own > 0)
         train_fold(t, job);
     for (int64_t i = 0; i < shards; i++) {
@@ -87,18 +74,17 @@ int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_
         if (s.n == 0)
             continue;
         if (i < own) {
-            part = train_part(t, job, pick + s.first, s.n, n);
-            SQ_TRY(sq_stop_check()); /* nobody waits for workers then */
+            SQ_TRY(train_part(&part, t, job, pick + s.first, s.n, n)); /* stopped: nobody waits for workers */
         } else {
             SQ_TRY(workers_receive(&part, job->workers, job, step, i));
         }
         *loss += part;
         if (shards > 1)
-            add(sum, job, first);
+            add(sum, job, train_ops(t), first);
         first = false;
     }
     if (shards > 1)
-        take(sum, job);
+        take(sum, job, train_ops(t));
 out:
     return rc;
 }

@@ -24,7 +24,6 @@ struct learned {
 
 struct sq_param *learned_next(struct learned *at, const struct sq_window_job *job);
 int64_t learned_floats(const struct sq_window_job *job);
-bool learned_finite(const struct sq_window_job *job); /* of their gradients */
 
 /* Floats of the workspace `sum` below. */
 int64_t shards_floats(const struct sq_window_job *job);
@@ -34,13 +33,18 @@ int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_
 
 /* ---- train.c ---- */
 
+/* *here = the members where operations reach them: themselves, or, on a device, copies as they are now. */
+int train_bring(const struct sq_member **here, struct sq_trainer *t, const struct sq_member *m, int64_t n) SQ_MUSTUSE;
 /* What training needs beyond what evaluating does: gradients, moments, what layers keep for their backward. A fresh optimizer. */
 int train_init(struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
 
 /* The parameters into the layers: once a step, before its parts. */
 void train_fold(struct sq_trainer *t, const struct sq_window_job *job);
-/* n picks of a batch: their loss, summed over their tokens, and what they give to the gradients of the batch's mean. NaN where
- * these are not finite, and when a signal came: a step of a large model takes minutes. */
-double train_part(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n, int64_t batch);
+/* n picks of a batch: their loss, summed over their tokens, and what they give to the gradients of the batch's mean; NaN where
+ * these are not finite. Looks for a signal now and then: a step of a large model takes minutes. */
+int train_part(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n,
+               int64_t batch) SQ_MUSTUSE;
+/* whose arrays those of the parameters are */
+const struct sq_ops *train_ops(const struct sq_trainer *t);
 
 #endif

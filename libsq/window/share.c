@@ -1,5 +1,6 @@
 #include "share.h"
 
+#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
@@ -60,7 +61,7 @@ int greeting_machine(struct greeting *g, const struct sq_app *app)
 {
     const struct sq_ops *ops;
     char backend[128];
-    const int rc = sq_ops_get(&ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision);
+    const int rc = sq_ops_of(&ops, app, (enum sq_precision)app->precision);
     if (rc == 0)
         snprintf(g->machine, sizeof g->machine, "sq %s, %s", SQ_VERSION, made_backend(backend, sizeof backend, ops));
     return rc;
@@ -91,26 +92,68 @@ out:
 
 /* ---- parameters and gradients ---- */
 
-int share_put(struct sq_stream *out, json_t *head, const struct sq_window_job *job, bool gradients)
+/* Arrays of parameters on a device pass through the host's memory. */
+static const struct sq_ops *home_of(const struct sq_window_job *job)
+{
+    return job->member[0].p->home;
+}
+
+static int64_t longest(const struct sq_window_job *job)
 {
     struct learned at = {0};
+    int64_t n = 0;
+    for (const struct sq_param *q; (q = learned_next(&at, job));)
+        n = SQ_MAX(n, q->n);
+    return n;
+}
+
+int share_put(struct sq_stream *out, json_t *head, const struct sq_window_job *job, bool gradients)
+{
+    const struct sq_ops *home = home_of(job);
+    struct learned at = {0};
+    float *host = NULL;
     int rc;
     SQ_TRY(put(out, head, (size_t)learned_floats(job) * sizeof(float)));
-    for (const struct sq_param *q; (q = learned_next(&at, job));)
-        SQ_TRY(sq_stream_put_data(out, gradients ? q->grad : q->x, (size_t)q->n * sizeof(float)));
+    SQ_TRY(sq_alloc(&host, home ? longest(job) : 0));
+    for (const struct sq_param *q; (q = learned_next(&at, job));) {
+        const float *x = gradients ? q->grad : q->x;
+        if (home)
+            SQ_TRY(home->get(host, x, (size_t)q->n * sizeof *x));
+        SQ_TRY(sq_stream_put_data(out, home ? host : x, (size_t)q->n * sizeof *x));
+    }
 out:
+    sq_free(host);
     return rc;
+}
+
+static int check_finite(const struct sq_param *q, const float *x)
+{
+    bool finite = true;
+    for (int64_t i = 0; i < q->n; i++)
+        finite &= isfinite(x[i]) != 0;
+    return finite ? 0 : sq_fail(SQ_E_VALUE, "'%s' has a NaN or Inf in it", q->name);
 }
 
 int share_get(struct sq_stream *in, const struct sq_record *rec, const struct sq_window_job *job, bool gradients)
 {
     const int64_t bytes = learned_floats(job) * (int64_t)sizeof(float);
+    const struct sq_ops *home = home_of(job);
     struct learned at = {0};
+    float *host = NULL;
     int rc = 0;
     if (rec->bytes != bytes)
         return sq_fail(SQ_E_FORMAT, "%" PRId64 " bytes, not the %" PRId64 " of what is learned", rec->bytes, bytes);
-    for (const struct sq_param *q; (q = learned_next(&at, job));)
-        SQ_TRY(sq_stream_payload(in, gradients ? q->grad : q->x, (size_t)q->n * sizeof(float)));
+    SQ_TRY(sq_alloc(&host, home ? longest(job) : 0));
+    for (const struct sq_param *q; (q = learned_next(&at, job));) {
+        float *const x = gradients ? q->grad : q->x, *const to = home ? host : x;
+        SQ_TRY(sq_stream_payload(in, to, (size_t)q->n * sizeof *to));
+        SQ_TRY(check_finite(q, to));
+        if (!home)
+            continue;
+        home->put(x, host, (size_t)q->n * sizeof *x);
+        SQ_TRY(home->wait());
+    }
 out:
+    sq_free(host);
     return rc;
 }

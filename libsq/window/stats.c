@@ -29,7 +29,7 @@ int sq_stats_new(struct sq_stats_pass **out, const struct sq_config *cfg, const 
     const int64_t n = p->acts.samples * p->acts.tokens;
     SQ_TRY(sq_alloc(&p->acts.ids, n));
     memcpy(p->acts.ids, samples->id, (size_t)n * sizeof(*p->acts.ids));
-    SQ_TRY(sq_ops_get(&p->ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision));
+    SQ_TRY(sq_ops_of(&p->ops, app, (enum sq_precision)app->precision));
     acts_type(&p->acts, p->ops);
     SQ_TRY(sq_trainer_new(&p->trainer, cfg, p->ops, NULL, 1, SQ_MIN(BATCH, p->acts.samples), p->acts.tokens));
 out:
@@ -69,7 +69,7 @@ static int measure(struct sq_stats_pass *p, struct sq_layer *l)
     struct sq_input_stats s = {0};
     struct sq_block w = {0};
     int rc;
-    SQ_TRY(sq_input_stats_new(&s, c));
+    SQ_TRY(sq_input_stats_new(&s, c, p->ops->host));
     SQ_TRY(sq_block_view(&w, c, l));
     SQ_TRY(sq_trainer_float(p->trainer, p->acts.xf, p->acts.samples, &w, &s));
     SQ_TRY(add_mean(l, "input_sq.qkv", s.qkv, 0, c->hidden, s.tokens));

@@ -1,5 +1,8 @@
 /* One window: fold the parameters into the layers once per step, forward, loss, backward, AdamW. A linear's
- * gradient becomes its parameters' gradients as soon as the backward has it, so that one array serves all. */
+ * gradient becomes its parameters' gradients as soon as the backward has it, so that one array serves all.
+ *
+ * All arrays lie where those of the operations do. On a device these are the original weights and the parameters of the
+ * window's layers, too: train_bring() takes them there, a step only reads samples and targets and gives its loss. */
 #include "sq/window.h"
 
 #include <math.h>
@@ -16,14 +19,25 @@ struct sq_trainer {
     int64_t layers, batch, tokens, row; /* row: floats in one sample, T*C */
     bool codes;                         /* folded layers have them */
     struct sq_block *folded;            /* [layers] */
+    struct sq_block *w;         /* on a device: [layers] the window's weights, */
+    struct sq_params *p;        /* its parameters, */
+    struct sq_member *member;   /* and both */
     struct sq_trace *trace;     /* of the layer at hand */
     struct sq_kept **kept;      /* [layers - 1], NULL until a window needs them: the layers before the last one */
     float *gain[SQ_GAINS], *router, *gains; /* gradients of the layer at hand; gains [ngain] holds them all */
     int64_t ngain;
     float **x; /* [layers + 1] -> [batch,T,C]: inputs of the layers and the output, which becomes its gradient */
     float *cos, *sin;
+    double *sums; /* [SUMS] of losses and what else a step counts */
     struct sq_params none;
 };
+
+enum { LOSS, HELDOUT, NOT_FINITE, SUMS };
+
+static bool on_device(const struct sq_trainer *t)
+{
+    return t->ops != t->ops->host;
+}
 
 /* Counts with base NULL. */
 static int64_t lay_out_gains(struct sq_trainer *t, float *base)
@@ -51,6 +65,11 @@ static bool has_codes(const struct sq_config *c, const struct sq_ops *ops, const
     return s && ops->fast_codes && sq_scheme_codes(s, widest);
 }
 
+const struct sq_ops *train_ops(const struct sq_trainer *t)
+{
+    return t->ops;
+}
+
 int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, const struct sq_scheme *s,
                          int64_t layers, int64_t batch, int64_t tokens, bool recompute)
 {
@@ -68,30 +87,74 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
            (recompute ? 0 : layers - 1) * sq_kept_bytes(cfg, batch, tokens, type);
 }
 
+static int alloc_floats(float **out, const struct sq_trainer *t, int64_t n)
+{
+    void *x = NULL;
+    const int rc = t->ops->alloc(&x, (size_t)n * sizeof **out);
+    *out = x;
+    return rc;
+}
+
+static int alloc_rope(struct sq_trainer *t)
+{
+    const int64_t n = t->tokens * t->cfg.head_dim / 2;
+    float *host = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&host, 2 * n));
+    sq_rope_table(host, host + n, &t->cfg, t->tokens);
+    SQ_TRY(alloc_floats(&t->cos, t, 2 * n));
+    t->sin = t->cos + n;
+    t->ops->put(t->cos, host, (size_t)(2 * n) * sizeof *host);
+    rc = t->ops->wait();
+out:
+    sq_free(host);
+    return rc;
+}
+
+/* For layers without parameters. */
+static int alloc_none(struct sq_trainer *t)
+{
+    const struct sq_scheme none = {.wbits = 16, .abits = 16, .rate = 1.0};
+    const struct sq_params_spec spec = {.rank = 1, .clip_start = 4.0};
+    struct sq_params host;
+    int rc = sq_params_new(&host, &t->cfg, &none, &spec, 0);
+    if (rc < 0)
+        return rc;
+    if (!on_device(t)) {
+        t->none = host;
+        return 0;
+    }
+    rc = sq_params_mirror(&t->none, &host, &t->cfg, t->ops);
+    sq_params_release(&host);
+    return rc;
+}
+
 static int alloc_all(struct sq_trainer *t)
 {
     const int64_t n = t->batch * t->row;
-    const struct sq_scheme none = {.wbits = 16, .abits = 16, .rate = 1.0};
-    const struct sq_params_spec spec = {.rank = 1, .clip_start = 4.0};
+    void *sums = NULL;
     int rc;
     SQ_TRY(sq_alloc(&t->folded, t->layers));
+    SQ_TRY(sq_alloc(&t->w, t->layers));
+    SQ_TRY(sq_alloc(&t->p, t->layers));
+    SQ_TRY(sq_alloc(&t->member, t->layers));
     SQ_TRY(sq_alloc(&t->kept, t->layers));
-    SQ_TRY(sq_trace_new(&t->trace, &t->cfg, t->batch, t->tokens));
+    SQ_TRY(sq_trace_new(&t->trace, &t->cfg, t->ops, t->batch, t->tokens));
     SQ_TRY(sq_alloc(&t->x, t->layers + 1));
     t->ngain = lay_out_gains(t, NULL);
-    SQ_TRY(sq_alloc(&t->gains, t->ngain));
+    SQ_TRY(alloc_floats(&t->gains, t, t->ngain));
     lay_out_gains(t, t->gains);
     for (int64_t i = 0; i <= t->layers; i++)
-        SQ_TRY(sq_alloc(&t->x[i], n));
+        SQ_TRY(alloc_floats(&t->x[i], t, n));
     for (int64_t i = 0; i < t->layers; i++) {
-        SQ_TRY(sq_block_new(&t->folded[i], &t->cfg, product_type(t->ops)));
+        SQ_TRY(sq_block_new_at(&t->folded[i], &t->cfg, product_type(t->ops), t->ops));
         if (t->codes)
             SQ_TRY(sq_block_codes(&t->folded[i]));
     }
-    SQ_TRY(sq_alloc(&t->cos, t->tokens * t->cfg.head_dim / 2));
-    SQ_TRY(sq_alloc(&t->sin, t->tokens * t->cfg.head_dim / 2));
-    SQ_TRY(sq_params_new(&t->none, &t->cfg, &none, &spec, 0));
-    sq_rope_table(t->cos, t->sin, &t->cfg, t->tokens);
+    SQ_TRY(alloc_rope(t));
+    SQ_TRY(t->ops->alloc(&sums, SUMS * sizeof *t->sums));
+    t->sums = sums;
+    SQ_TRY(alloc_none(t));
 out:
     return rc;
 }
@@ -130,13 +193,57 @@ void sq_trainer_free(struct sq_trainer **out)
             sq_kept_free(&t->kept[i]);
         if (t->folded)
             sq_block_release(&t->folded[i]);
+        if (t->w)
+            sq_block_release(&t->w[i]);
+        if (t->p)
+            sq_params_release(&t->p[i]);
     }
     for (int64_t i = 0; t->x && i <= t->layers; i++)
-        sq_free(t->x[i]);
-    void *const part[] = {t->folded, t->gains, t->kept, t->x, t->cos, t->sin, t};
+        t->ops->release(t->x[i]);
+    void *const there[] = {t->gains, t->cos, t->sums}, *const part[] = {t->folded, t->w, t->p, t->member, t->kept, t->x, t};
+    for (int i = 0; i < SQ_COUNT(there); i++)
+        t->ops->release(there[i]);
     for (int i = 0; i < SQ_COUNT(part); i++)
         sq_free(part[i]);
     *out = NULL;
+}
+
+/* ---- to the device, and back ---- */
+
+static int bring_one(struct sq_trainer *t, int64_t k, const struct sq_member *m)
+{
+    struct sq_block *w = &t->w[k];
+    int rc = 0;
+    if (!w->all || w->type != m->w->type) {
+        sq_block_release(w);
+        SQ_TRY(sq_block_new_at(w, &t->cfg, m->w->type, t->ops));
+    }
+    sq_block_put(w, m->w);
+    sq_params_release(&t->p[k]);
+    if (m->p)
+        SQ_TRY(sq_params_mirror(&t->p[k], m->p, &t->cfg, t->ops));
+    t->member[k] = (struct sq_member){.w = w, .p = m->p ? &t->p[k] : NULL};
+out:
+    return rc;
+}
+
+int train_bring(const struct sq_member **here, struct sq_trainer *t, const struct sq_member *m, int64_t n)
+{
+    int rc = 0;
+    SQ_ASSERT(n <= t->layers);
+    *here = on_device(t) ? t->member : m;
+    for (int64_t k = 0; rc == 0 && on_device(t) && k < n; k++)
+        rc = bring_one(t, k, &m[k]);
+    return rc;
+}
+
+/* What was learned, to the members of the job. */
+static int take_back(const struct sq_trainer *t, const struct sq_window_job *job)
+{
+    int rc = 0;
+    for (int64_t k = 0; rc == 0 && on_device(t) && k < job->n; k++)
+        rc = sq_params_get(job->member[k].p, &t->p[k]);
+    return rc;
 }
 
 /* ---- forward ---- */
@@ -153,7 +260,7 @@ static void fold(struct sq_trainer *t, int64_t slot, const struct sq_member *m, 
 {
     struct sq_params *p = plain || !m->p ? &t->none : m->p;
     const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
-    sq_params_project(p);
+    sq_params_project(p, t->ops);
     sq_fold(&t->folded[slot], m->w, p, s, t->ops);
     (void)sq_work_begin(before);
 }
@@ -177,10 +284,25 @@ static int forward(struct sq_trainer *t, struct sq_floats y, struct sq_floats x,
     int rc = 0;
     for (int64_t i = 0; rc == 0 && i < samples; i += t->batch) {
         const int64_t batch = SQ_MIN(t->batch, samples - i);
-        sq_floats_get(t->x[0], sq_floats_from(x, i * t->row), batch * t->row);
+        t->ops->from_host(t->x[0], sq_floats_from(x, i * t->row), batch * t->row);
         rc = through(t, t->x[0], batch, block, n, run, stats);
-        sq_floats_put(sq_floats_from(y, i * t->row), t->x[0], batch * t->row);
+        t->ops->to_host(sq_floats_from(y, i * t->row), t->x[0], batch * t->row);
     }
+    return rc < 0 ? rc : t->ops->wait();
+}
+
+/* The device's sums are added to the host's. */
+static int add_stats(struct sq_input_stats *to, const struct sq_input_stats *there)
+{
+    double *sum = NULL;
+    int rc;
+    SQ_TRY(sq_alloc(&sum, there->count));
+    SQ_TRY(there->home->get(sum, there->qkv, (size_t)there->count * sizeof *sum));
+    for (int64_t i = 0; i < there->count; i++)
+        to->qkv[i] += sum[i];
+    to->tokens += there->tokens;
+out:
+    sq_free(sum);
     return rc;
 }
 
@@ -188,45 +310,67 @@ int sq_trainer_float(struct sq_trainer *t, struct sq_floats x, int64_t samples, 
                      struct sq_input_stats *stats)
 {
     const struct sq_run run = run_of(t, NULL);
-    return forward(t, x, x, samples, w, 1, &run, stats);
+    const struct sq_member m = {.w = w}, *here;
+    const bool apart = stats && on_device(t);
+    struct sq_input_stats there = {0};
+    int rc;
+    SQ_TRY(train_bring(&here, t, &m, 1));
+    if (apart)
+        SQ_TRY(sq_input_stats_new(&there, &t->cfg, t->ops));
+    SQ_TRY(forward(t, x, x, samples, here->w, 1, &run, apart ? &there : stats));
+    if (apart)
+        rc = add_stats(stats, &there);
+out:
+    sq_input_stats_release(&there);
+    return rc;
 }
 
 int sq_trainer_rounded(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_member *m,
                        const struct sq_scheme *s)
 {
     const struct sq_run run = run_of(t, s);
-    fold(t, 0, m, s, false);
+    const struct sq_member *here;
+    const int rc = train_bring(&here, t, m, 1);
+    if (rc < 0)
+        return rc;
+    fold(t, 0, here, s, false);
     return forward(t, x, x, samples, t->folded, 1, &run, NULL);
 }
 
 int sq_window_forward(struct sq_floats y, struct sq_trainer *t, const struct sq_window_job *job)
 {
     const struct sq_run run = run_of(t, &job->scheme);
-    for (int64_t k = 0; k < job->n; k++)
-        fold(t, k, &job->member[k], &job->scheme, false);
-    return forward(t, y, job->xq, job->samples, t->folded, job->n, &run, NULL);
+    const struct sq_member *here;
+    const int rc = train_bring(&here, t, job->member, job->n);
+    for (int64_t k = 0; rc == 0 && k < job->n; k++)
+        fold(t, k, &here[k], &job->scheme, false);
+    return rc < 0 ? rc : forward(t, y, job->xq, job->samples, t->folded, job->n, &run, NULL);
 }
 
 int sq_window_eval(struct sq_losses *out, struct sq_trainer *t, const struct sq_window_job *job, bool plain)
 {
     const struct sq_run run = run_of(t, &job->scheme);
     const int64_t train = job->samples - job->heldout;
-    double sum[2] = {0.0, 0.0};
+    const struct sq_member *here;
+    double sum[SUMS];
+    int rc;
+    SQ_TRY(train_bring(&here, t, job->member, job->n));
     for (int64_t k = 0; k < job->n; k++)
-        fold(t, k, &job->member[k], &job->scheme, plain);
+        fold(t, k, &here[k], &job->scheme, plain);
+    t->ops->clear(t->sums, sizeof sum);
     for (int64_t i = 0, batch; i < job->samples; i += batch) {
         const int64_t end = i < train ? train : job->samples;
         batch = SQ_MIN(t->batch, end - i);
-        sq_floats_get(t->x[0], sq_floats_from(job->xq, i * t->row), batch * t->row);
-        const int rc = through(t, t->x[0], batch, t->folded, job->n, &run, NULL);
-        if (rc < 0)
-            return rc;
-        sum[i >= train] += sq_loss_grad(NULL, t->x[0], sq_floats_from(job->target, i * t->row),
-                                        job->weight + i * t->tokens, batch * t->tokens, t->cfg.hidden, 0.0);
+        t->ops->from_host(t->x[0], sq_floats_from(job->xq, i * t->row), batch * t->row);
+        SQ_TRY(through(t, t->x[0], batch, t->folded, job->n, &run, NULL));
+        t->ops->loss(t->sums + (i < train ? LOSS : HELDOUT), NULL, t->x[0], sq_floats_from(job->target, i * t->row),
+                     job->weight + i * t->tokens, batch * t->tokens, t->cfg.hidden, 0.0);
     }
-    out->train = sum[0] / (double)SQ_MAX(train * t->tokens, 1);
-    out->heldout = sum[1] / (double)SQ_MAX(job->heldout * t->tokens, 1);
-    return 0;
+    SQ_TRY(t->ops->get(sum, t->sums, sizeof sum));
+    out->train = sum[LOSS] / (double)SQ_MAX(train * t->tokens, 1);
+    out->heldout = sum[HELDOUT] / (double)SQ_MAX(job->heldout * t->tokens, 1);
+out:
+    return rc;
 }
 
 /* ---- training ---- */
@@ -269,7 +413,7 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
     struct receiver r = {.t = t, .job = job, .k = k};
     struct sq_grads g = {.input = k > 0, .router = t->router, .linear = receive, .ctx = &r};
     memcpy(g.gain, t->gain, sizeof g.gain);
-    memset(t->gains, 0, (size_t)t->ngain * sizeof *t->gains);
+    t->ops->clear(t->gains, (size_t)t->ngain * sizeof *t->gains);
     sq_fold_grad_begin(job->member[k].p, &g, &t->cfg);
     bring_back(t, job, k, run, n);
     sq_block_backward(d, &g, t->x[k], &t->folded[k], run, n, t->trace);
@@ -282,39 +426,49 @@ void train_fold(struct sq_trainer *t, const struct sq_window_job *job)
         fold(t, k, &job->member[k], &job->scheme, false);
 }
 
-double train_part(struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n, int64_t batch)
+/* What the gradients of one part, or of a whole batch, have of NaN and Inf joins the sums. */
+static void count_odd(struct sq_trainer *t, const struct sq_window_job *job)
+{
+    struct learned at = {0};
+    for (const struct sq_param *q; (q = learned_next(&at, job));)
+        t->ops->not_finite(t->sums + NOT_FINITE, q->grad, q->n);
+}
+
+int train_part(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n,
+               int64_t batch)
 {
     const struct sq_run run = run_of(t, &job->scheme);
     float *const y = t->x[job->n];
-    double loss = 0.0;
+    double sum[SUMS];
+    int rc;
+    t->ops->clear(t->sums, sizeof sum);
     for (int64_t i = 0; i < n; i++)
-        sq_floats_get(t->x[0] + i * t->row, sq_floats_from(job->xq, pick[i] * t->row), t->row);
+        t->ops->from_host(t->x[0] + i * t->row, sq_floats_from(job->xq, pick[i] * t->row), t->row);
     for (int64_t k = 0; k < job->n; k++) {
-        if (sq_stopped())
-            return NAN;
+        SQ_TRY(sq_stop_check());
         sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, t->trace, NULL);
         if (k < job->n - 1 && !job->recompute)
             sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
     }
     for (int64_t i = 0; i < n; i++)
-        loss += sq_loss_grad(y + i * t->row, y + i * t->row, sq_floats_from(job->target, pick[i] * t->row),
-                             job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden,
-                             1.0 / (double)(batch * t->tokens));
-    if (!isfinite(loss))
-        return loss;
+        t->ops->loss(t->sums + LOSS, y + i * t->row, y + i * t->row, sq_floats_from(job->target, pick[i] * t->row),
+                     job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden, 1.0 / (double)(batch * t->tokens));
     for (int64_t k = job->n - 1; k >= 0; k--) {
-        if (sq_stopped())
-            return NAN;
+        SQ_TRY(sq_stop_check());
         backward(y, t, job, k, &run, n);
     }
-    return learned_finite(job) ? loss : NAN;
+    count_odd(t, job);
+    SQ_TRY(t->ops->get(sum, t->sums, sizeof sum));
+    *loss = sum[NOT_FINITE] > 0 ? NAN : sum[LOSS];
+out:
+    return rc;
 }
 
 int train_init(struct sq_trainer *t, const struct sq_window_job *job)
 {
     for (int64_t k = 0; k < job->n - 1 && !job->recompute; k++) {
         const int rc = t->kept[k] ? 0
-                                  : sq_kept_new(&t->kept[k], &t->cfg, t->batch, t->tokens, product_type(t->ops));
+                                  : sq_kept_new(&t->kept[k], &t->cfg, t->ops, t->batch, t->tokens, product_type(t->ops));
         if (rc < 0)
             return rc;
     }
@@ -335,17 +489,34 @@ static int batch_grad(double *loss, float *sum, struct sq_trainer *t, const stru
     return rc;
 }
 
+/* The gradients to the job's own parameters. */
+static int take_gradients(const struct sq_trainer *t, const struct sq_window_job *job)
+{
+    int rc = 0;
+    for (int64_t k = 0; on_device(t) && k < job->n; k++) {
+        struct sq_params *p = job->member[k].p;
+        SQ_TRY(sq_params_train(p));
+        for (int64_t i = 0; i < p->nparam; i++)
+            SQ_TRY(t->ops->get(p->param[i].grad, t->p[k].param[i].grad, (size_t)p->param[i].n * sizeof(float)));
+    }
+out:
+    return rc;
+}
+
 int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick,
                    int64_t n)
 {
+    struct sq_window_job here = *job;
     float *sum = NULL;
     int rc;
     SQ_ASSERT(n <= t->batch && job->n <= t->layers);
-    SQ_TRY(train_init(t, job));
-    SQ_TRY(sq_alloc(&sum, shards_floats(job)));
-    SQ_TRY(batch_grad(loss, sum, t, job, 0, pick, n));
+    SQ_TRY(train_bring(&here.member, t, job->member, job->n));
+    SQ_TRY(train_init(t, &here));
+    SQ_TRY(alloc_floats(&sum, t, shards_floats(job)));
+    SQ_TRY(batch_grad(loss, sum, t, &here, 0, pick, n));
+    rc = take_gradients(t, job);
 out:
-    sq_free(sum);
+    t->ops->release(sum);
     return rc;
 }
 
@@ -366,14 +537,14 @@ static void update(struct sq_trainer *t, const struct sq_window_job *job, int64_
     (void)sq_work_begin(before);
 }
 
-int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
+/* 1: to the end; 0: a loss or a gradient was not finite. */
+static int train(struct sq_trainer *t, const struct sq_window_job *job)
 {
     const int64_t steps = sq_window_steps(job);
     float *sum = NULL;
     int rc;
-    SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
     SQ_TRY(train_init(t, job));
-    SQ_TRY(sq_alloc(&sum, shards_floats(job)));
+    SQ_TRY(alloc_floats(&sum, t, shards_floats(job)));
     for (int64_t step = 0, at = 0; step < steps; step++) {
         const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at),
                       n = SQ_MIN(job->batch, left);
@@ -388,10 +559,24 @@ int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
         SQ_TRY(job->step ? job->step(job->ctx, step, steps, loss) : 0);
     }
     for (int64_t k = 0; k < job->n; k++)
-        sq_params_project(job->member[k].p);
+        sq_params_project(job->member[k].p, t->ops);
     rc = 1;
 out:
-    sq_free(sum);
+    t->ops->release(sum);
+    return rc;
+}
+
+int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
+{
+    struct sq_window_job here = *job;
+    int rc;
+    SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
+    SQ_TRY(train_bring(&here.member, t, job->member, job->n));
+    SQ_TRY(train(t, &here));
+    const int done = rc;
+    SQ_TRY(take_back(t, job));
+    return done;
+out:
     return rc;
 }
 

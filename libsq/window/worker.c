@@ -162,6 +162,7 @@ static int take_share(struct share *s, struct sq_stream *in, const struct sq_rec
         SQ_TRY(read_layer(s, k, in));
     SQ_TRY(read_acts(s, in));
     SQ_TRY(sq_trainer_new(&s->trainer, &s->cfg, ops, &s->job.scheme, s->job.n, s->job.batch, s->acts.tokens));
+    SQ_TRY(train_bring(&s->job.member, s->trainer, s->job.member, s->job.n));
     SQ_TRY(train_init(s->trainer, &s->job));
 out:
     return rc < 0 ? sq_fail_in(rc, "share of a window") : 0;
@@ -211,8 +212,8 @@ static int take_step(struct share *s, struct sq_stream *out, struct sq_stream *i
         SQ_TRY(read_picks(s, &n, json_array_get(picks, i)));
         if (n == 0)
             continue;
-        const double loss = train_part(s->trainer, &s->job, s->pick, n, batch);
-        SQ_TRY(sq_stop_check());
+        double loss;
+        SQ_TRY(train_part(&loss, s->trainer, &s->job, s->pick, n, batch));
         rc = put_gradient(out, &s->job, step, part + (int64_t)i, loss);
         if (rc < 0)
             return share_why(rc, in);
@@ -263,7 +264,7 @@ int sq_window_worker(struct sq_stream *out, struct sq_stream *in, const struct s
     struct sq_record rec = SQ_RECORD_INIT;
     const struct sq_ops *ops;
     int rc;
-    SQ_TRY(sq_ops_get(&ops, (enum sq_backend)app->backend, (enum sq_precision)app->precision));
+    SQ_TRY(sq_ops_of(&ops, app, (enum sq_precision)app->precision));
     share_ignore_sigpipe();
     SQ_TRY(greet(out, in, app));
     SQ_TRY(sq_stream_next(in, &rec));

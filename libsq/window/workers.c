@@ -244,10 +244,11 @@ static json_t *picks_of(const struct shard *mine, int64_t shards, const int64_t 
     return NULL;
 }
 
-int workers_send(struct sq_workers *w, const struct sq_window_job *job, int64_t step, const int64_t *pick, int64_t n)
+int workers_send(struct sq_workers *w, const struct sq_window_job *job, const struct sq_ops *ops, int64_t step,
+                 const int64_t *pick, int64_t n)
 {
     for (int64_t k = 0; k < job->n; k++)
-        sq_params_project(job->member[k].p);
+        sq_params_project(job->member[k].p, ops);
     for (int64_t i = 0; i < w->n; i++) {
         const struct shard mine = parts_of(w, job->shards, i);
         bool any = false;
@@ -282,9 +283,9 @@ static int take_gradient(double *loss, struct sq_stream *in, struct sq_record *r
     SQ_TRY(sq_json_real(loss, rec->head, "loss"));
     if (*loss < 0.0)
         SQ_TRY(sq_fail(SQ_E_VALUE, "a loss of %g", *loss));
-    SQ_TRY(share_get(in, rec, job, true));
-    if (!learned_finite(job))
-        SQ_TRY(sq_fail(SQ_E_VALUE, "the gradient of part %" PRId64 " of step %" PRId64 " has a NaN or Inf in it", part, step));
+    rc = share_get(in, rec, job, true);
+    if (rc < 0)
+        sq_fail_in(rc, "the gradient of part %" PRId64 " of step %" PRId64, part, step);
 out:
     return rc;
 }

@@ -17,7 +17,8 @@ int workers_begin(struct sq_workers *w, const struct sq_window_job *job, const s
 /* How many parts of every batch, the first ones, are this process's. */
 int64_t workers_leave(const struct sq_workers *w, int64_t shards);
 /* Their parts of a batch: all of them begin to compute. */
-int workers_send(struct sq_workers *w, const struct sq_window_job *job, int64_t step, const int64_t *pick, int64_t n) SQ_MUSTUSE;
+int workers_send(struct sq_workers *w, const struct sq_window_job *job, const struct sq_ops *ops, int64_t step,
+                 const int64_t *pick, int64_t n) SQ_MUSTUSE;
 /* Part i, which is a worker's: its gradients into the parameters'. In the order of the parts. */
 int workers_receive(double *loss, struct sq_workers *w, const struct sq_window_job *job, int64_t step, int64_t i) SQ_MUSTUSE;
 

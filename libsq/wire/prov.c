@@ -2,7 +2,7 @@
 
 json_t *wire_provenance(const struct sq_app *app, enum sq_isa kernels)
 {
-    static const char *const backend[] = {"auto", "ref", "cpu"};
+    static const char *const backend[] = {"auto", "ref", "cpu", "cuda"};
     static const char *const precision[] = {"bf16", "f32"};
     json_t *argv = app->given ? json_copy(app->given) : json_array();
 

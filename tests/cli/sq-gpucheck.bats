@@ -16,16 +16,17 @@ wrong() { # wrong HOW args: sq-gpucheck on a device that is wrong so
     run -0 --separate-stderr sq-gpucheck --help
     [[ $output == *"--emulate"* ]] && [ -z "$stderr" ]
     run -2 sq-gpucheck --no-such-thing
-    run -2 sq-gpucheck --device -1
+    run -1 --separate-stderr sq-gpucheck --device 1
+    [ "$stderr" = "sq-gpucheck: error: --device is '1', not cuda:N" ]
 }
 
 @test "gpucheck --emulate: all operations agree, with and without a unit for bf16" {
     for device in 0 1; do
-        run -0 --separate-stderr sq-gpucheck --emulate --device $device
+        run -0 --separate-stderr sq-gpucheck --emulate --device cuda:$device
         [[ ${lines[-1]} =~ ^([0-9]+)" passed, 0 failed"$ ]]
         [ "${BASH_REMATCH[1]}" -ge 200 ]
     done
-    run -1 --separate-stderr sq-gpucheck --emulate --device 2
+    run -1 --separate-stderr sq-gpucheck --emulate --device cuda:2
     [ "$stderr" = "sq-gpucheck: error: there is no device 2, but 2 of them from 0 on" ]
 }
 

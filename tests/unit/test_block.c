@@ -45,6 +45,13 @@ static void read_into(float *out, const struct golden *g, const char *name, int6
     free(x);
 }
 
+static const struct sq_ops *backend(int which)
+{
+    const struct sq_ops *ops = NULL;
+    assert_int_equal(sq_ops_get(&ops, which ? SQ_BACKEND_CPU : SQ_BACKEND_REF, SQ_F32_PRODUCTS), 0);
+    return ops;
+}
+
 static void layer_open(struct layer *l, const char *name)
 {
     struct golden g;
@@ -54,7 +61,7 @@ static void layer_open(struct layer *l, const char *name)
     l->cfg = config(name);
     assert_int_equal(sq_block_new(&l->b, &l->cfg, SQ_F32), 0);
     assert_int_equal(sq_block_new(&l->db, &l->cfg, SQ_F32), 0);
-    assert_int_equal(sq_trace_new(&l->t, &l->cfg, B, T), 0);
+    assert_int_equal(sq_trace_new(&l->t, &l->cfg, backend(0), B, T), 0);
     for (int64_t i = 0; i < l->b.nlinear; i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, &l->cfg, i);
@@ -234,13 +241,6 @@ static double mse(float *dy, const float *y, const float *target, int64_t n)
     return sum / (double)n;
 }
 
-static const struct sq_ops *backend(int which)
-{
-    const struct sq_ops *ops = NULL;
-    assert_int_equal(sq_ops_get(&ops, which ? SQ_BACKEND_CPU : SQ_BACKEND_REF, SQ_F32_PRODUCTS), 0);
-    return ops;
-}
-
 static struct sq_run run_of(const struct layer *l, int which, int abits, double rate)
 {
     return (struct sq_run){.ops = backend(which), .cos = l->cos, .sin = l->sin, .tokens = T,
@@ -373,7 +373,7 @@ static void check_slopes(const char *model, int which, bool renorm)
         l.cfg.top = l.cfg.experts;
         l.cfg.renorm = renorm;
         sq_trace_free(&l.t);
-        assert_int_equal(sq_trace_new(&l.t, &l.cfg, B, T), 0);
+        assert_int_equal(sq_trace_new(&l.t, &l.cfg, backend(0), B, T), 0);
     }
     const struct sq_run r = run_of(&l, which, 16, 1);
     struct sq_rng rng = sq_rng_init(7, SQ_RNG_TEST, 0, 0, 0, 0);
@@ -419,7 +419,7 @@ static void test_gradient_strips(void **state)
     l.cfg.ffn = 140000;
     assert_int_equal(sq_block_new(&l.b, &l.cfg, SQ_F32), 0);
     assert_int_equal(sq_block_new(&l.db, &l.cfg, SQ_F32), 0);
-    assert_int_equal(sq_trace_new(&l.t, &l.cfg, B, T), 0);
+    assert_int_equal(sq_trace_new(&l.t, &l.cfg, backend(0), B, T), 0);
     for (int64_t i = 0; i < l.b.count; i++)
         l.b.all[i] = 0.1f * (float)(sq_rng_uniform(&rng) - 0.5);
     l.x = calloc((size_t)l.n, sizeof *l.x);
@@ -487,7 +487,7 @@ static void test_set_aside(void **state)
             float *exact = malloc(all), *once = malloc(all), *d = calloc((size_t)l.n, sizeof *d);
             for (enum sq_dtype type = SQ_F32; type <= SQ_BF16; type += SQ_BF16 - SQ_F32) {
                 struct sq_kept *kept;
-                assert_int_equal(sq_kept_new(&kept, &l.cfg, B, T, type), 0);
+                assert_int_equal(sq_kept_new(&kept, &l.cfg, backend(0), B, T, type), 0);
                 grad_after_other(d, &l, &r, NULL, type);
                 memcpy(once, l.db.all, all);
                 if (type == SQ_F32)

@@ -192,7 +192,7 @@ static void check_gradients(const char *model, int which_scheme, int which, doub
     params_open(&p, &cfg, &s, &g, "");
     assert_int_equal(sq_block_new(&rounded, &cfg, SQ_F32), 0);
     assert_int_equal(sq_block_new(&db, &cfg, SQ_F32), 0);
-    assert_int_equal(sq_trace_new(&t, &cfg, B, T), 0);
+    assert_int_equal(sq_trace_new(&t, &cfg, backend(0), B, T), 0);
     float *x = golden_f32(&gw, "x", NULL), *target = golden_f32(&gw, "target", NULL);
     float *y = calloc((size_t)n, 4), *dy = calloc((size_t)n, 4), *cos = calloc(T * 32, 4),
           *sin = calloc(T * 32, 4);
@@ -265,7 +265,7 @@ static void test_codes(void **state)
             golden_open(&g, name);
             block_open(&w, &cfg, &gw, "");
             params_open(&p, &cfg, &s, &g, "");
-            assert_int_equal(sq_trace_new(&t, &cfg, B, T), 0);
+            assert_int_equal(sq_trace_new(&t, &cfg, backend(0), B, T), 0);
             float *x = golden_f32(&gw, "x", NULL), *y[2], *cos = calloc(T * 32, 4), *sin = calloc(T * 32, 4);
             sq_rope_table(cos, sin, &cfg, T);
             const struct sq_run r = {.ops = ops, .cos = cos, .sin = sin, .tokens = T, .act = sq_scheme_acts(&s)};
@@ -358,7 +358,7 @@ static void test_project(void **state)
     for (int at = 0; at < SQ_PLACES; at++)
         for (int64_t i = 0; i < p.alpha[at]->n; i++)
             p.alpha[at]->x[i] = (float)before[i % n];
-    sq_params_project(&p);
+    sq_params_project(&p, backend(0));
     for (int at = 0; at < SQ_PLACES; at++)
         for (int64_t i = 0; i < p.alpha[at]->n; i++)
             assert_true(p.alpha[at]->x[i] == (float)kept[i % n]);
@@ -406,7 +406,7 @@ static void test_threads(void **state)
                 fill(p.b[k]->x, p.b[k]->n, 3 + (uint64_t)k, 0.01);
             for (int at = 0; at < SQ_PLACES; at++)
                 fill(p.alpha[at]->x, p.alpha[at]->n, 20 + (uint64_t)at, 1);
-            sq_params_project(&p);
+            sq_params_project(&p, backend(0));
             fold_grad(&p, &db, &w, &s, backend(which));
             int64_t n = 0;
             for (int64_t i = 0; i < p.nparam; i++)

@@ -85,7 +85,7 @@ static void check(const struct sq_scheme *s, bool weighted)
     struct sq_block w;
     struct sq_params p, again;
     double second[256];
-    struct sq_input_stats stats = {second, second, second, second, 10};
+    struct sq_input_stats stats = {.qkv = second, .out = second, .fc1 = second, .fc2 = second, .tokens = 10};
     const struct sq_rowq q = sq_scheme_weights(s);
     struct sq_rng r = sq_rng_init(12, SQ_RNG_TEST, 0, 0, 0, 0);
     for (int64_t j = 0; j < SQ_COUNT(second); j++)

@@ -37,13 +37,14 @@ struct sq_strs {
 #define SQ_OPT_END {0, NULL, SQ_OPT_END_, NULL, 0, 0, NULL, NULL}
 
 /* What is the same in all programs; sq_app_init adds these rows itself:
- * -i --in, -o --out, -v --verbose, -q --quiet, --threads, --backend, --precision, --seed,
+ * -i --in, -o --out, -v --verbose, -q --quiet, --threads, --backend, --device, --precision, --seed,
  * --progress, --metrics, --no-prov, --config, -h --help, --version. */
 struct sq_app {
     const char *prog;       /* "sq-load" */
     const char *in, *out;   /* endpoints, "-" by default */
     int64_t threads;        /* 0: all processors that this process may use */
-    int backend;            /* 0 auto, 1 ref, 2 cpu */
+    int backend;            /* 0 auto, 1 ref, 2 cpu, 3 cuda */
+    const char *device;     /* "cuda:1", which asks for that backend, or NULL */
     int precision;          /* 0 bf16, 1 f32 */
     int64_t seed;
     bool progress;          /* --progress, or stderr is a terminal in the foreground */

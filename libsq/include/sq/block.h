@@ -17,6 +17,7 @@ struct sq_block {
     float **bias;          /* [nlinear] -> [R], NULL where there is none */
     float *gain[SQ_GAINS]; /* NORM1, NORM2 [C]; QNORM, KNORM [D] or NULL */
     float *router;         /* [E,C] or NULL */
+    const struct sq_ops *home; /* in whose memory the arrays lie; NULL: the process's */
     float *all;            /* the allocation: every owned array, one after the other */
     int64_t count;         /* floats in it */
     struct sq_codes *code; /* [nlinear] the rounded channels of w once more, or NULL: see sq_block_codes */
@@ -24,6 +25,10 @@ struct sq_block {
 };
 
 int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE; /* zeroed */
+/* the same where ops' arrays lie */
+int sq_block_new_at(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type, const struct sq_ops *home) SQ_MUSTUSE;
+/* to, of the same type, = a block of the host's */
+void sq_block_put(struct sq_block *to, const struct sq_block *host);
 /* without weights: w holds NULLs, to be pointed at matrices of that type */
 int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE;
 void sq_block_release(struct sq_block *b);
@@ -42,15 +47,16 @@ int sq_block_view(struct sq_block *b, const struct sq_config *cfg, const struct 
 /* Activations of one forward of `batch` samples of `tokens` tokens, for the backward, and workspace; allocated once for the
  * largest batch. */
 struct sq_trace;
-int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, int64_t batch, int64_t tokens) SQ_MUSTUSE;
+int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
+                 int64_t tokens) SQ_MUSTUSE;
 void sq_trace_free(struct sq_trace **t);
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
 
 /* What the backward needs of a forward, set aside while the trace serves other layers: outputs of products in `type`
  * (SQ_F32, or SQ_BF16 in half the bytes), queries, keys and what is small in f32, the rest made again. */
 struct sq_kept;
-int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, int64_t batch, int64_t tokens,
-                enum sq_dtype type) SQ_MUSTUSE;
+int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
+                int64_t tokens, enum sq_dtype type) SQ_MUSTUSE;
 void sq_kept_free(struct sq_kept **k);
 int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type);
 /* The trace of a forward of n rows, aside and back. */
@@ -61,11 +67,12 @@ void sq_trace_round(struct sq_trace *t, enum sq_dtype type, int64_t n);
 
 /* Sums of squares of the inputs of the linears, per input channel, and their count of tokens. */
 struct sq_input_stats {
-    double *qkv, *out, *fc1, *fc2; /* [C], [H*D], [C], [F] ([E,F] with experts); NULL: not wanted; accumulated */
-    int64_t tokens;
+    double *qkv, *out, *fc1, *fc2; /* [C], [H*D], [C], [F] ([E,F] with experts); accumulated */
+    int64_t tokens, count;         /* count: of the sums, which lie one behind the other from qkv on */
+    const struct sq_ops *home;
 };
 
-int sq_input_stats_new(struct sq_input_stats *s, const struct sq_config *cfg) SQ_MUSTUSE;
+int sq_input_stats_new(struct sq_input_stats *s, const struct sq_config *cfg, const struct sq_ops *home) SQ_MUSTUSE;
 void sq_input_stats_release(struct sq_input_stats *s);
 
 /* How a block runs: all borrowed. */

@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   1
+#define SQ_DEVICE_ABI   2
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -30,21 +30,6 @@ struct sq_gpu_info {
     int64_t bytes, free_bytes;
     int64_t processors;
     double bytes_per_second; /* of its memory by data sheet, 0: unknown */
-};
-
-/* A linear's rows for fold and fold_grad. Struct on the host, arrays on the device. */
-struct sq_fold_args {
-    void *to; /* fold only */
-    enum sq_dtype to_type;
-    struct sq_codes *code; /* fold only: codes too, as rowquant_encode makes them (one group a row); NULL: not wanted */
-    const void *w;
-    enum sq_dtype w_type;
-    const float *c, *r; /* [cols], [rows] or NULL */
-    const float *a, *b; /* [rank, cols], [rows, rank] */
-    int64_t rank;
-    const float *u, *l; /* [rows, G] or NULL */
-    struct sq_rowq q;   /* bits >= 16: not rounded */
-    int64_t rows, cols;
 };
 
 /* What a device computes. All arrays are in device memory, f32 row-major unless said otherwise; shapes, aliasing and
@@ -104,9 +89,12 @@ struct sq_device_ops {
 
     /* ---- what a step needs that stays on the device ---- */
 
-    /* y[n] = x, and back, rounded to nearest even; a NaN stays one (sq_bf16_widen, sq_bf16_narrow) */
+    /* y[n] = x, and back, rounded to nearest even; a NaN stays one (sq_bf16_widen, sq_bf16_narrow); as if both, in place */
     void (*widen)(struct sq_gpu *g, float *y, const uint16_t *x, int64_t n);
     void (*narrow)(struct sq_gpu *g, uint16_t *y, const float *x, int64_t n);
+    void (*round)(struct sq_gpu *g, float *x, int64_t n);
+    void (*project)(struct sq_gpu *g, float *x, float least, int64_t n);
+    void (*not_finite)(struct sq_gpu *g, double *count, const float *x, int64_t n);
     /* y[i,:] = x[pick[i],:] as f32, rows of n values of type f32 or bf16; pick [rows] */
     void (*gather)(struct sq_gpu *g, float *y, const void *x, enum sq_dtype type, const int64_t *pick, int64_t rows,
                    int64_t n);
@@ -185,6 +173,8 @@ struct sq_device {
 
 typedef const struct sq_device *sq_device_entry_fn(void);
 
+/* The N of "cuda:N", 0 of NULL; SQ_E_ARG. */
+int sq_device_number(int *out, const char *text) SQ_MUSTUSE;
 /* Opens the library and looks at its table: `emulate` takes libsq_emu.so, else $SQ_CUDA_LIB or libsq_cuda.so, from
  * ../lib/sq beside the program, never from the working directory. The library stays open. SQ_E_UNSUP when it is not
  * there or of another version. */

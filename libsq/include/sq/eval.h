@@ -37,8 +37,8 @@ struct sq_watch {
 struct sq_states {
     struct sq_config cfg;
     int64_t n, length;
-    float *x;    /* [n, length, C]; after sq_states_head behind the final norm */
-    float *head; /* [V, C] */
+    float *x;    /* [n, length, C] the host's; after sq_states_head behind the final norm */
+    float *head; /* [V, C] where the arrays of operations lie */
     const struct sq_ops *ops;
     const struct sq_watch *watch; /* or NULL */
     struct sq_states_work *work;
@@ -57,7 +57,7 @@ int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const stru
 int sq_states_run(struct sq_states *s, struct sq_source *src, const struct sq_windows *w, const struct sq_ops *ops,
                   const struct sq_watch *watch) SQ_MUSTUSE;
 void sq_states_release(struct sq_states *s);
-/* logits [rows, V] of rows of s->x that begin at `first`; SQ_E_VALUE names the window of a NaN or Inf. */
+/* logits [rows, V], where the arrays of operations lie, of rows of s->x that begin at `first`; SQ_E_VALUE names the window of a NaN or Inf. */
 int sq_states_logits(float *logits, const struct sq_states *s, int64_t first, int64_t rows) SQ_MUSTUSE;
 
 /* A figure and its standard error over the windows (NaN with one window). */

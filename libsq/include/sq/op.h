@@ -20,7 +20,7 @@
 
 SQ_BEGIN_DECLS
 
-enum sq_backend { SQ_BACKEND_AUTO, SQ_BACKEND_REF, SQ_BACKEND_CPU };
+enum sq_backend { SQ_BACKEND_AUTO, SQ_BACKEND_REF, SQ_BACKEND_CPU, SQ_BACKEND_CUDA };
 enum sq_precision { SQ_BF16_PRODUCTS, SQ_F32_PRODUCTS };
 
 /* A matrix as it lies in memory, f32 or bf16: x[i * ld + j] is its element (i, j), or (j, i) if transposed. Borrowed. */
@@ -37,10 +37,46 @@ static inline struct sq_mat sq_mat(const float *x, int64_t ld, bool transposed)
     return m;
 }
 
+/* A linear's rows for fold and fold_grad: the struct is the host's, its arrays are where those of the operations lie. */
+struct sq_fold_args {
+    void *to; /* fold only */
+    enum sq_dtype to_type;
+    struct sq_codes *code; /* fold only: codes too, as rowquant_encode makes them (one group a row); NULL: not wanted */
+    const void *w;
+    enum sq_dtype w_type;
+    const float *c, *r; /* [cols], [rows] or NULL */
+    const float *a, *b; /* [rank, cols], [rows, rank] */
+    int64_t rank;
+    const float *u, *l; /* [rows, G] or NULL */
+    struct sq_rowq q;   /* bits >= 16: not rounded */
+    int64_t rows, cols;
+};
+
 struct sq_ops {
-    const char *name;            /* "ref", "cpu" */
+    const char *name;            /* "ref", "cpu", "cuda", "emu" */
     char isa[64];                /* instruction set and product library in force: "avx2 blis", recorded in provenance */
     enum sq_precision precision; /* of products between weights and activations */
+    const struct sq_ops *host;   /* the table for arrays in the process's memory: this one, unless a device computes */
+
+    /* ---- memory ----
+     * The arrays of all operations lie where alloc() puts them: in the process's memory, or a device's. What is called
+     * the host's is the process's. A device only queues: its first failure stays, what comes later does nothing, and
+     * wait() and get() return it. */
+    int (*alloc)(void **out, size_t bytes); /* zeroed; SQ_E_NOMEM */
+    void (*release)(void *x);
+    int64_t (*room)(void); /* bytes that are free; INT64_MAX: not known */
+    void (*clear)(void *x, size_t bytes);
+    void (*copy)(void *to, const void *from, size_t bytes);
+    void (*put)(void *to, const void *host, size_t bytes);
+    int (*get)(void *host, const void *from, size_t bytes);
+    int (*wait)(void);
+    /* y[n] = x; back, rounded to the type; both in place */
+    void (*widen)(float *y, struct sq_floats x, int64_t n);
+    void (*narrow)(struct sq_floats y, const float *x, int64_t n);
+    void (*round)(float *x, enum sq_dtype type, int64_t n);
+    /* the same from and to numbers of the host's; to_host waits */
+    void (*from_host)(float *y, struct sq_floats host, int64_t n);
+    void (*to_host)(struct sq_floats host, const float *x, int64_t n);
 
     /* C[M,N] = A B (+ C if add), A [M,K], B [K,N]; C's rows are ldc apart. Operands are rounded to bf16 first when
      * round_bf16; products are summed in f32 (the reference: in double). Any size may be 0. */
@@ -92,6 +128,26 @@ struct sq_ops {
      * x -= (m / (sqrt(v) / sqrt(1 - beta2^step) + eps)) * lr / (1 - beta1^step) */
     void (*adamw)(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
 
+    /* x[i] kept away from 0: |x[i]| >= least, the sign kept, 0 counts as + */
+    void (*project)(float *x, float least, int64_t n);
+    /* *count += how many of x are NaN or Inf */
+    void (*not_finite)(double *count, const float *x, int64_t n);
+    /* sum[j] += sum over rows of x[:,j]^2 */
+    void (*square_sums)(double *sum, const float *x, int64_t rows, int64_t n);
+    /* The window's loss: *sum += sum over tokens of weight[i] |y[i,:] - t[i,:]|^2,
+     * dy (or NULL; may be y) = 2 weight[i] scale (y - t). Target [tokens, n] and weight are the host's. */
+    void (*loss)(double *sum, float *dy, const float *y, struct sq_floats target, const double *weight, int64_t tokens,
+                 int64_t n, double scale);
+
+    /* The pass over a linear's weights, its backward, and what moves scales to where they are used and gradients back:
+     * sq/device.h says what they compute. NULL where libsq/quant/fold.c does it, strip by strip. */
+    void (*fold)(const struct sq_fold_args *a);
+    void (*fold_grad)(float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
+                      const struct sq_fold_args *a);
+    void (*spread)(float *y, const float *base, const float *x, const int32_t *map, bool inverse, int64_t n);
+    void (*collect)(float *dx, const float *dy, const float *base, const float *x, const int32_t *first,
+                    const int32_t *from, bool inverse, int64_t m);
+
     /* Row-wise weight and token quantizers with their gradients: see rowquant.h. */
     void (*rowquant)(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
                      int64_t cols);
@@ -109,8 +165,12 @@ struct sq_ops {
 
 /* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is process-wide and
  * constant; SQ_ISA is read by the first call. SQ_E_UNSUP when a named backend or SQ_ISA cannot run here, SQ_E_ARG for an
- * unknown SQ_ISA, SQ_E_NOMEM without address space for the workspace. */
+ * unknown SQ_ISA, SQ_E_NOMEM without address space for the workspace.
+ * cuda: one device a process, the first unless sq_ops_of() met another; one thread at a time. */
 int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision) SQ_MUSTUSE;
+/* The same as --backend and --device of a program say. */
+struct sq_app;
+int sq_ops_of(const struct sq_ops **out, const struct sq_app *app, enum sq_precision precision) SQ_MUSTUSE;
 
 SQ_END_DECLS
 #endif

@@ -29,9 +29,11 @@ struct sq_params {
     struct sq_param **a, **b, **u, **l; /* [nlinear]: lora_A [r,K], lora_B [R,r], u, l [R,G] */
     struct sq_param *alpha[SQ_PLACES];
     int64_t rank;
+    const struct sq_ops *home; /* in whose memory the arrays lie; NULL: the process's */
     /* private: the allocations behind the arrays, and workspace of the fold */
     float *values, *moments, *scales, *partial, *strip;
     double *sums;
+    struct fold_maps *maps; /* on a device */
     int64_t rows_max, cols_max;
     int threads; /* that strip is for */
 };
@@ -52,12 +54,17 @@ int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struc
 /* Put them into the layer as tensors, replacing older ones. */
 int sq_params_store(struct sq_layer *l, const struct sq_params *p, const struct sq_config *cfg) SQ_MUSTUSE;
 void sq_params_release(struct sq_params *p);
+/* The same set on a device, with the values that `from` has now; and the values again, to or from there (get waits). */
+int sq_params_mirror(struct sq_params *p, const struct sq_params *from, const struct sq_config *cfg,
+                     const struct sq_ops *device) SQ_MUSTUSE;
+int sq_params_get(struct sq_params *host, const struct sq_params *p) SQ_MUSTUSE;
 /* Allocate (first call) and zero gradients and moments: a fresh optimizer. */
 int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
 /* what a set takes that is trained: values, gradients, moments, workspace */
 int64_t sq_params_bytes(const struct sq_params *p);
+int64_t sq_params_device_bytes(const struct sq_params *p, const struct sq_config *cfg); /* of its mirror, on the device */
 /* |alpha| >= 1e-2, sign kept, 0 counts as +: before every forward. */
-void sq_params_project(struct sq_params *p);
+void sq_params_project(struct sq_params *p, const struct sq_ops *ops);
 /* Starting clip factors that minimise the rounding error of each row or group, weighted by the input
  * channel's mean square (stats) or unweighted (NULL): --init act, mse. Writes u, l = logit(factor), at
  * most 8. w is the float layer, as it is before anything was learned; linears without u, l are left out.

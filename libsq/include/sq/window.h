@@ -21,9 +21,6 @@ enum sq_loss_kind { SQ_LOSS_MSE, SQ_LOSS_TOKEN, SQ_LOSS_MIX };
 /* weight [tokens] for targets t [tokens, C]; the window's means are taken over the first `train` tokens. */
 void sq_loss_weights(double *weight, enum sq_loss_kind kind, struct sq_floats t, int64_t tokens, int64_t train,
                      int64_t hidden);
-/* Sum of weight * |y - t|^2 over the tokens; dy (may be NULL, may be y) = its gradient times scale. */
-double sq_loss_grad(float *dy, const float *y, struct sq_floats t, const double *weight, int64_t tokens,
-                    int64_t hidden, double scale);
 
 /* ---- trainer ------------------------------------------------------------------------------
  * Workspace for windows of up to `layers` layers and batches of up to `batch` samples of `tokens` tokens; of layers rounded

@@ -76,6 +76,20 @@ static void adamw(float *x, float *m, float *v, const float *g, int64_t n, int64
     PIECES(n, PIECE, n, sq_vec->adamw(x + i, m + i, v + i, g + i, c, root2, rate));
 }
 
+static void square_columns(double *sum, const float *x, int64_t rows, int64_t n, int64_t count)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < count; j++)
+            sum[j] += (double)x[i * n + j] * (double)x[i * n + j];
+}
+
+/* threads share the columns, so that every sum has one order */
+static void square_sums(double *sum, const float *x, int64_t rows, int64_t n)
+{
+    enum { LINE = 16 };
+    PIECES(n, LINE, rows * n, square_columns(sum + i, x + i, rows, n, c));
+}
+
 static void nll(double *out, const float *logits, const int32_t *target, int64_t rows, int64_t vocab)
 {
     PIECES(rows, 1, rows * vocab, (void)c; out[i] = sq_vec->nll(logits + i * vocab, target[i], vocab));
@@ -98,6 +112,7 @@ void sq_rows_fill(struct sq_ops *ops)
     ops->bias = bias;
     ops->bias_grad = bias_grad;
     ops->adamw = adamw;
+    ops->square_sums = square_sums;
     ops->nll = nll;
     ops->kl = kl;
 }

@@ -2,6 +2,7 @@
  * does beside it. */
 #include "gpu.h"
 
+#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -166,8 +167,17 @@ void gpu_launched(struct sq_gpu *, const char *)
 {
 }
 
+/* Memory that an emulated device has: SQ_EMU_BYTES, or as much as there is. */
+static size_t emulated_bytes()
+{
+    const char *s = getenv("SQ_EMU_BYTES");
+    return s ? strtoull(s, nullptr, 10) : 0;
+}
+
+static size_t taken;
+
 /* what is read before it is written is NaN */
-int gpu_alloc(void **out, size_t bytes)
+static int alloc_host(void **out, size_t bytes)
 {
     *out = aligned_alloc(256, (bytes + 256) / 256 * 256);
     if (*out)
@@ -175,13 +185,21 @@ int gpu_alloc(void **out, size_t bytes)
     return *out ? 0 : SQ_E_NOMEM;
 }
 
-static int alloc_host(void **out, size_t bytes)
+int gpu_alloc(void **out, size_t bytes)
 {
-    return gpu_alloc(out, bytes);
+    const size_t all = emulated_bytes();
+    *out = nullptr;
+    if (all > 0 && taken + bytes > all)
+        return SQ_E_NOMEM;
+    const int rc = alloc_host(out, bytes);
+    if (rc == 0)
+        taken += malloc_usable_size(*out);
+    return rc;
 }
 
 void gpu_release(void *p)
 {
+    taken -= malloc_usable_size(p);
     free(p);
 }
 
@@ -211,6 +229,8 @@ static void info(struct sq_gpu *g, struct sq_gpu_info *out)
     snprintf(out->name, sizeof out->name, "emulated sm_%d", g->capability);
     out->capability = g->capability;
     out->processors = 1;
+    out->bytes = (int64_t)emulated_bytes();
+    out->free_bytes = out->bytes - (out->bytes ? (int64_t)taken : 0);
 }
 
 static void move(struct sq_gpu *g, enum sq_queue, void *to, const void *from, size_t bytes, const char *)
@@ -375,6 +395,9 @@ static const struct sq_device_ops ops = {
     ROW(kl),
     ROW(widen),
     ROW(narrow),
+    ROW(round),
+    ROW(project),
+    ROW(not_finite),
     ROW(gather),
     ROW(column_sums),
     ROW(loss),

@@ -74,6 +74,18 @@ static __global__ void __launch_bounds__(GPU_BLOCK) convert_elements(gpu_floats 
         y.set(i, x.at(i));
 }
 
+static __global__ void __launch_bounds__(GPU_BLOCK) round_elements(float *x, int64_t n)
+{
+    GPU_LOOP (i, n)
+        x[i] = gpu_widen(gpu_narrow(x[i]));
+}
+
+static __global__ void __launch_bounds__(GPU_BLOCK) project_elements(float *x, float least, int64_t n)
+{
+    GPU_LOOP (i, n)
+        x[i] = x[i] < 0 ? fminf(x[i], -least) : fmaxf(x[i], least);
+}
+
 static __global__ void __launch_bounds__(GPU_BLOCK)
     gather_elements(float *y, gpu_floats x, const int64_t *pick, int64_t count, int64_t n)
 {
@@ -189,6 +201,18 @@ void sq_narrow_cuda(struct sq_gpu *g, uint16_t *y, const float *x, int64_t n)
     const gpu_floats to = gpu_floats_of(y, SQ_BF16), from = gpu_floats_of(x, SQ_F32);
     if (n > 0)
         GPU_LAUNCH(g, convert_elements, gpu_blocks(n), GPU_BLOCK, to, from, n);
+}
+
+void sq_round_cuda(struct sq_gpu *g, float *x, int64_t n)
+{
+    if (n > 0)
+        GPU_LAUNCH(g, round_elements, gpu_blocks(n), GPU_BLOCK, x, n);
+}
+
+void sq_project_cuda(struct sq_gpu *g, float *x, float least, int64_t n)
+{
+    if (n > 0)
+        GPU_LAUNCH(g, project_elements, gpu_blocks(n), GPU_BLOCK, x, least, n);
 }
 
 void sq_gather_cuda(struct sq_gpu *g, float *y, const void *x, enum sq_dtype type, const int64_t *pick, int64_t rows,

@@ -128,6 +128,17 @@ static __global__ void __launch_bounds__(GPU_BLOCK) loss_sum(double *sum, const 
         *sum += own;
 }
 
+/* one block: what is learned is small beside a layer */
+static __global__ void __launch_bounds__(GPU_BLOCK) odd_count(double *count, const float *x, int64_t n)
+{
+    double own = 0;
+    for (int64_t i = threadIdx.x; i < n; i += GPU_BLOCK)
+        own += (__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u;
+    own = block_sum(own);
+    if (threadIdx.x == 0)
+        *count += own;
+}
+
 static unsigned row_grid(int64_t rows)
 {
     return (unsigned)SQ_MIN(rows, (int64_t)GPU_GRID);
@@ -155,4 +166,10 @@ void sq_loss_cuda(struct sq_gpu *g, double *sum, float *dy, const float *y, cons
         return;
     GPU_LAUNCH(g, loss_tokens, gpu_row_blocks(tokens), GPU_ROW_BLOCK, part, dy, y, to, weight, tokens, hidden, scale);
     GPU_LAUNCH(g, loss_sum, 1, GPU_BLOCK, sum, part, tokens);
+}
+
+void sq_not_finite_cuda(struct sq_gpu *g, double *count, const float *x, int64_t n)
+{
+    if (n > 0)
+        GPU_LAUNCH(g, odd_count, 1, GPU_BLOCK, count, x, n);
 }

@@ -28,6 +28,20 @@ void sq_add_ref(float *y, const float *x, int64_t n);
 void sq_bias_ref(float *y, const float *bias, int64_t rows, int64_t n);
 void sq_bias_grad_ref(float *dbias, const float *dy, int64_t rows, int64_t n);
 void sq_adamw_ref(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
+int sq_memory_alloc_ref(void **out, size_t bytes);
+int64_t sq_memory_room_ref(void);
+void sq_memory_clear_ref(void *x, size_t bytes);
+void sq_memory_copy_ref(void *to, const void *from, size_t bytes);
+int sq_memory_get_ref(void *host, const void *from, size_t bytes);
+int sq_memory_wait_ref(void);
+void sq_widen_ref(float *y, struct sq_floats x, int64_t n);
+void sq_narrow_ref(struct sq_floats y, const float *x, int64_t n);
+void sq_round_ref(float *x, enum sq_dtype type, int64_t n);
+void sq_project_ref(float *x, float least, int64_t n);
+void sq_not_finite_ref(double *count, const float *x, int64_t n);
+void sq_square_sums_ref(double *sum, const float *x, int64_t rows, int64_t n);
+void sq_loss_ref(double *sum, float *dy, const float *y, struct sq_floats target, const double *weight, int64_t tokens,
+                 int64_t n, double scale);
 void sq_nll_ref(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
 void sq_kl_ref(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
 

@@ -1,0 +1,367 @@
+/* A window on a device, which is emulated here, beside the reference: losses, gradients, what is kept or made again, in parts. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <cmocka.h>
+#include <math.h>
+#include <string.h>
+
+#include "../emulator.h"
+#include "sq/rng.h"
+#include "sq/window.h"
+
+enum { LAYERS = 2, TOKENS = 11, SAMPLES = 5, BATCH = 3 };
+
+/* Grouped-query attention; biases; q/k norms. Sizes that no warp or tile divides. */
+static const struct sq_config MODEL[] = {
+    {.arch = "LlamaForCausalLM", .model_type = "llama", .hidden = 48, .heads = 4, .kv_heads = 2, .head_dim = 12, .ffn = 80,
+     .layers = LAYERS, .vocab = 32, .max_positions = 64, .eps = 1e-6, .rope_theta = 1e4},
+    {.arch = "Qwen2ForCausalLM", .model_type = "qwen2", .hidden = 40, .heads = 5, .kv_heads = 1, .head_dim = 8, .ffn = 72,
+     .layers = LAYERS, .vocab = 32, .max_positions = 64, .eps = 1e-6, .rope_theta = 1e4, .qkv_bias = true},
+    {.arch = "Qwen3ForCausalLM", .model_type = "qwen3", .hidden = 32, .heads = 2, .kv_heads = 2, .head_dim = 20, .ffn = 56,
+     .layers = LAYERS, .vocab = 32, .max_positions = 64, .eps = 1e-6, .rope_theta = 1e4, .qk_norm = true},
+};
+
+struct window {
+    const struct sq_config *cfg;
+    const struct sq_ops *ops;
+    struct sq_block w[LAYERS];
+    struct sq_params p[LAYERS];
+    struct sq_member member[LAYERS];
+    struct sq_trainer *trainer;
+    float *xq, *target;
+    double *weight;
+    struct sq_window_job job;
+};
+
+static void normal(float *x, int64_t n, double size, uint64_t what)
+{
+    struct sq_rng r = sq_rng_init(3, SQ_RNG_TEST, what, 0, 0, 0);
+    for (int64_t i = 0; i < n; i++)
+        x[i] = (float)(size * sq_rng_normal(&r));
+}
+
+static void random_layer(struct sq_block *w, const struct sq_config *cfg, enum sq_dtype type, uint64_t layer)
+{
+    assert_int_equal(sq_block_new(w, cfg, type), 0);
+    for (int64_t k = 0; k < w->nlinear; k++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, cfg, k);
+        float *x = malloc((size_t)(rows * cols) * sizeof *x);
+        normal(x, rows * cols, 1 / sqrt((double)cols), 100 * layer + (uint64_t)k);
+        sq_floats_put((struct sq_floats){type, w->w[k]}, x, rows * cols);
+        free(x);
+        if (w->bias[k])
+            normal(w->bias[k], rows, 0.5, 100 * layer + 50 + (uint64_t)k);
+    }
+    for (int g = 0; g < SQ_GAINS; g++) {
+        normal(w->gain[g], sq_gain_size(cfg, (enum sq_gain_id)g), 0.2, 100 * layer + 90 + (uint64_t)g);
+        for (int64_t i = 0; i < sq_gain_size(cfg, (enum sq_gain_id)g); i++)
+            w->gain[g][i] += 1;
+    }
+}
+
+/* As after some steps: nothing is where it started. */
+static void random_params(struct sq_params *p, const struct sq_config *cfg, const struct sq_scheme *s, int64_t layer)
+{
+    const struct sq_params_spec spec = {.lora = true, .clip = true, .scaling = true, .rank = 3, .clip_start = 2.0, .seed = 7};
+    assert_int_equal(sq_params_new(p, cfg, s, &spec, layer), 0);
+    for (int64_t i = 0; i < p->nparam; i++) {
+        float *add = malloc((size_t)p->param[i].n * sizeof *add);
+        normal(add, p->param[i].n, p->param[i].kind == SQ_P_CLIP ? 0.5 : 0.05, 1000 + 100 * (uint64_t)layer + (uint64_t)i);
+        for (int64_t k = 0; k < p->param[i].n; k++)
+            p->param[i].x[k] += add[k];
+        free(add);
+    }
+}
+
+struct mode {
+    int model;
+    const char *scheme;
+    double rate;
+    enum sq_precision precision;
+    enum sq_dtype weights;
+};
+
+static void setup(struct window *w, const struct mode *m, enum sq_backend backend)
+{
+    const struct sq_config *cfg = &MODEL[m->model];
+    const int64_t n = SAMPLES * TOKENS * cfg->hidden;
+    memset(w, 0, sizeof *w);
+    w->cfg = cfg;
+    assert_int_equal(sq_scheme_parse(&w->job.scheme, m->scheme), 0);
+    w->job.scheme.rate = m->rate;
+    if (sq_ops_get(&w->ops, backend, m->precision) < 0)
+        fail_msg("%s", sq_errmsg());
+    for (int i = 0; i < LAYERS; i++) {
+        random_layer(&w->w[i], cfg, m->weights, (uint64_t)i + 1);
+        random_params(&w->p[i], cfg, &w->job.scheme, i);
+        w->member[i] = (struct sq_member){.w = &w->w[i], .p = &w->p[i]};
+    }
+    w->xq = malloc((size_t)n * sizeof *w->xq);
+    w->target = malloc((size_t)n * sizeof *w->target);
+    w->weight = malloc(SAMPLES * TOKENS * sizeof *w->weight);
+    normal(w->xq, n, 1, 5000);
+    normal(w->target, n, 2, 5001);
+    sq_loss_weights(w->weight, SQ_LOSS_MIX, (struct sq_floats){SQ_F32, w->target}, SAMPLES * TOKENS, SAMPLES * TOKENS,
+                    cfg->hidden);
+    if (sq_trainer_new(&w->trainer, cfg, w->ops, &w->job.scheme, LAYERS, BATCH, TOKENS) < 0)
+        fail_msg("%s", sq_errmsg());
+    w->job.member = w->member;
+    w->job.n = LAYERS;
+    w->job.xq = (struct sq_floats){SQ_F32, w->xq};
+    w->job.target = (struct sq_floats){SQ_F32, w->target};
+    w->job.weight = w->weight;
+    w->job.samples = SAMPLES;
+    w->job.heldout = 1;
+    w->job.batch = BATCH;
+    for (int i = 0; i < SQ_P_KINDS; i++)
+        w->job.lr[i] = 1e-3;
+}
+
+static void teardown(struct window *w)
+{
+    sq_trainer_free(&w->trainer);
+    for (int i = 0; i < LAYERS; i++) {
+        sq_params_release(&w->p[i]);
+        sq_block_release(&w->w[i]);
+    }
+    free(w->xq);
+    free(w->target);
+    free(w->weight);
+}
+
+/* ---- beside the reference ---- */
+
+/* The chain of a window has about a hundred operations of sums of up to 80 terms; each errs by an NMSE of at most 80 U^2 / 2
+ * beside the reference, U = 2^-24; sums of scales and softmax cancel, which costs some more: in all 100 x 40 U^2 x 50. */
+static const double F32_LIMIT = 100.0 * 40 * 50 / (1 << 24) / (1 << 24);
+/* Products of operands rounded to bf16 see a difference in f32 as one of 2^-9 wherever it moves an operand over an edge. That
+ * happens to a few of them: it may cost this much of what rounding all of them costs. */
+static const double BF16_SHARE = 0.25;
+
+static double nmse(const float *got, const float *want, int64_t n)
+{
+    double err = 0, all = 0;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = (double)got[i] - (double)want[i];
+        err += d * d;
+        all += (double)want[i] * (double)want[i];
+    }
+    return err == 0 ? 0 : err / all;
+}
+
+static void near(const char *what, double got, double want, double limit)
+{
+    if (!(fabs(got - want) <= limit * fabs(want)))
+        fail_msg("%s is %.9g, not %.9g", what, got, want);
+}
+
+/* Scales between the norms of queries and keys cancel in their products; only rounding of queries and keys sees them. */
+static bool cancels(const struct window *w, const struct sq_param *q)
+{
+    return w->cfg->qk_norm && w->job.scheme.abits >= 16 && strcmp(q->name, "alpha.qk") == 0;
+}
+
+static double largest(const struct sq_param *q)
+{
+    double top = 0;
+    for (int64_t i = 0; i < q->n; i++)
+        top = fmax(top, fabs((double)q->grad[i]));
+    return top;
+}
+
+/* The one whose gradients are furthest off, as a part of its limit. exact: the reference with products in f32. */
+static double compare_gradients(const struct window *d, const struct window *r, const struct window *exact)
+{
+    double worst = 0;
+    for (int k = 0; k < LAYERS; k++)
+        for (int64_t i = 0; i < r->p[k].nparam; i++) {
+            const struct sq_param *q = &r->p[k].param[i];
+            if (cancels(r, q)) {
+                const double size = largest(r->p[k].alpha[SQ_AT_QKV]);
+                const double noise = r->ops->precision == SQ_F32_PRODUCTS ? 1e-5 : 1e-2;
+                assert_true(largest(q) < noise * size && largest(&d->p[k].param[i]) < noise * size);
+                continue;
+            }
+            const double e = nmse(d->p[k].param[i].grad, q->grad, q->n),
+                         limit = F32_LIMIT + BF16_SHARE * nmse(q->grad, exact->p[k].param[i].grad, q->n);
+            if (!(e <= limit))
+                fail_msg("layer %d, gradient of %s: NMSE %.2e above %.2e", k, q->name, e, limit);
+            worst = fmax(worst, e / limit);
+        }
+    return worst;
+}
+
+/* of a loss, relative: rounding may move it either way and stop anywhere, so this only has the size of what it does */
+static double slack(double rounded, double exact)
+{
+    return sqrt(F32_LIMIT) + (rounded == exact ? 0 : SQ_MAX(fabs(rounded / exact - 1), 1.0 / (1 << 12)));
+}
+
+static void beside_reference(const struct mode *m)
+{
+    const int64_t pick[BATCH] = {3, 0, 2};
+    struct mode f32 = *m;
+    struct window w[3]; /* the device, the reference, the reference in f32 */
+    struct sq_losses loss[3];
+    double batch[3];
+    f32.precision = SQ_F32_PRODUCTS;
+    for (int i = 0; i < 3; i++)
+        setup(&w[i], i < 2 ? m : &f32, i ? SQ_BACKEND_REF : SQ_BACKEND_CUDA);
+    for (int plain = 0; plain < 2; plain++) {
+        for (int i = 0; i < 3; i++)
+            assert_int_equal(sq_window_eval(&loss[i], w[i].trainer, &w[i].job, plain), 0);
+        near("loss", loss[0].train, loss[1].train, slack(loss[1].train, loss[2].train));
+        near("held-out loss", loss[0].heldout, loss[1].heldout, slack(loss[1].heldout, loss[2].heldout));
+    }
+    for (int i = 0; i < 3; i++)
+        assert_int_equal(sq_window_grad(&batch[i], w[i].trainer, &w[i].job, pick, BATCH), 0);
+    near("loss of a batch", batch[0], batch[1], slack(batch[1], batch[2]));
+    const double worst = compare_gradients(&w[0], &w[1], &w[2]);
+    print_message("model %d %s rate %.1f %s: gradients %.2f of the limit\n", m->model, m->scheme, m->rate,
+                  m->precision == SQ_F32_PRODUCTS ? "f32" : "bf16", worst);
+    for (int i = 0; i < 3; i++)
+        teardown(&w[i]);
+}
+
+static void test_reference(void **state)
+{
+    (void)state;
+    for (int model = 0; model < SQ_COUNT(MODEL); model++) {
+        beside_reference(&(struct mode){model, "W2A16", 1.0, SQ_F32_PRODUCTS, SQ_BF16});
+        beside_reference(&(struct mode){model, "W3A16g8", 0.5, SQ_F32_PRODUCTS, SQ_F32});
+        beside_reference(&(struct mode){model, "W4A4", 0.5, SQ_F32_PRODUCTS, SQ_F32});
+        beside_reference(&(struct mode){model, "W2A16", 1.0, SQ_BF16_PRODUCTS, SQ_BF16});
+    }
+}
+
+/* ---- the same bytes ---- */
+
+/* Some steps; the parameters as one array, to be freed. */
+static float *trained(const struct mode *m, bool recompute, int64_t shards, const char *order, size_t *bytes)
+{
+    const int64_t picks[] = {0, 1, 2, 3, 3, 1, 0, 2};
+    struct window w;
+    int64_t n = 0;
+    if (order)
+        setenv("SQ_EMU_SEED", order, 1);
+    setup(&w, m, SQ_BACKEND_CUDA);
+    w.job.order = picks;
+    w.job.picks = SQ_COUNT(picks);
+    w.job.epoch = 4;
+    w.job.recompute = recompute;
+    w.job.shards = shards;
+    assert_int_equal(sq_window_train(w.trainer, &w.job), 1);
+    unsetenv("SQ_EMU_SEED");
+    for (int k = 0; k < LAYERS; k++)
+        for (int64_t i = 0; i < w.p[k].nparam; i++)
+            n += w.p[k].param[i].n;
+    float *all = malloc((size_t)n * sizeof *all), *at = all;
+    for (int k = 0; k < LAYERS; k++)
+        for (int64_t i = 0; i < w.p[k].nparam; at += w.p[k].param[i++].n)
+            memcpy(at, w.p[k].param[i].x, (size_t)w.p[k].param[i].n * sizeof *at);
+    *bytes = (size_t)n * sizeof *all;
+    teardown(&w);
+    return all;
+}
+
+static void same_bytes(const struct mode *m)
+{
+    size_t bytes, other;
+    float *kept = trained(m, false, 1, NULL, &bytes), *again = trained(m, true, 1, NULL, &other),
+          *shuffled = trained(m, false, 1, "17", &other), *parts = trained(m, false, 2, NULL, &other);
+    assert_memory_equal(again, kept, bytes);
+    assert_memory_equal(shuffled, kept, bytes);
+    assert_memory_not_equal(parts, kept, bytes); /* other sums, nearly the same */
+    assert_true(nmse(parts, kept, (int64_t)(bytes / sizeof *kept)) < 1e-4);
+    free(kept);
+    free(again);
+    free(shuffled);
+    free(parts);
+}
+
+static void test_bytes(void **state)
+{
+    (void)state;
+    same_bytes(&(struct mode){0, "W2A16", 1.0, SQ_BF16_PRODUCTS, SQ_BF16});
+    same_bytes(&(struct mode){1, "W4A4", 0.5, SQ_F32_PRODUCTS, SQ_F32});
+}
+
+/* ---- layers on their own ---- */
+
+static void test_layers(void **state)
+{
+    (void)state;
+    const struct mode m = {1, "W4A4", 1.0, SQ_F32_PRODUCTS, SQ_BF16};
+    const double limit = F32_LIMIT;
+    struct window w[2];
+    struct sq_input_stats s[2];
+    float *first = NULL;
+    int64_t n = 0;
+    for (int i = 0; i < 2; i++) {
+        setup(&w[i], &m, i ? SQ_BACKEND_REF : SQ_BACKEND_CUDA);
+        n = SAMPLES * TOKENS * w[i].cfg->hidden;
+        const struct sq_floats x = {SQ_F32, w[i].xq};
+        assert_int_equal(sq_input_stats_new(&s[i], w[i].cfg, w[i].ops->host), 0);
+        assert_int_equal(sq_trainer_float(w[i].trainer, x, SAMPLES, &w[i].w[0], &s[i]), 0);
+        assert_int_equal(sq_trainer_float(w[i].trainer, x, SAMPLES, &w[i].w[1], NULL), 0);
+        assert_int_equal(sq_trainer_rounded(w[i].trainer, x, SAMPLES, &w[i].member[0], &w[i].job.scheme), 0);
+        assert_int_equal(sq_window_forward(x, w[i].trainer, &w[i].job), 0);
+        if (!first) {
+            first = malloc((size_t)n * sizeof *first);
+            memcpy(first, w[i].xq, (size_t)n * sizeof *first);
+        }
+    }
+    assert_true(nmse(first, w[1].xq, n) <= limit);
+    assert_int_equal(s[0].tokens, SAMPLES * TOKENS);
+    for (int64_t i = 0; i < s[1].count; i++)
+        near("a sum of squares", s[0].qkv[i], s[1].qkv[i], sqrt(limit));
+    for (int i = 0; i < 2; i++) {
+        sq_input_stats_release(&s[i]);
+        teardown(&w[i]);
+    }
+    free(first);
+}
+
+/* ---- what goes wrong ---- */
+
+static void test_not_finite(void **state)
+{
+    (void)state;
+    const struct mode m = {0, "W2A16", 1.0, SQ_F32_PRODUCTS, SQ_F32};
+    const int64_t picks[] = {0, 1, 2, 3};
+    struct window w;
+    setup(&w, &m, SQ_BACKEND_CUDA);
+    w.job.order = picks;
+    w.job.picks = w.job.epoch = 4;
+    w.target[7] = NAN; /* of sample 0 */
+    assert_int_equal(sq_window_train(w.trainer, &w.job), 0);
+    w.target[7] = 0;
+    assert_int_equal(sq_window_train(w.trainer, &w.job), 1); /* nothing of it stays */
+    teardown(&w);
+}
+
+static void test_experts(void **state)
+{
+    (void)state;
+    struct sq_config cfg = MODEL[0];
+    const struct sq_ops *ops;
+    struct sq_trainer *t;
+    cfg.experts = 4;
+    cfg.top = 2;
+    assert_int_equal(sq_ops_get(&ops, SQ_BACKEND_CUDA, SQ_F32_PRODUCTS), 0);
+    assert_int_equal(sq_trainer_new(&t, &cfg, ops, NULL, 1, 1, 4), SQ_E_UNSUP);
+    assert_non_null(strstr(sq_errmsg(), "--backend cpu"));
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_reference), cmocka_unit_test(test_bytes),   cmocka_unit_test(test_layers),
+        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_experts),
+    };
+    emulator_use();
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
