@@ -486,8 +486,10 @@ int pass_run(struct pass *e)
         return rc;
     if (!e->plan->needs_acts)
         return mark_layers(e);
-    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, pass_widest(e),
-                          SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
+    rc = sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, pass_widest(e),
+                        SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens);
+    if (rc < 0)
+        return sq_fail_in(rc, "windows of %" PRId64 " layers, batches of %" PRId64, pass_widest(e), e->plan->batch);
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(run_windows(e));
 out:

@@ -93,6 +93,8 @@ END
     cmp one.sq again.sq
     SQ_EMU_BYTES=$((least - 100000)) run -1 --separate-stderr learn less.sq "${two[@]}" --work work
     [[ $stderr == *"on the device, which has "*" MB free; --batch 1 fits" ]]
+    SQ_EMU_BYTES=1000000 run -1 --separate-stderr learn less.sq "${two[@]}" --work work
+    [[ $stderr == "sq-window: error: windows of 2 layers, batches of 2: device 0: no "*" bytes of its memory" ]]
     # what was kept stays good
     learn less.sq "${two[@]}" --work work
     cmp one.sq less.sq
