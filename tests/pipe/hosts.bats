@@ -1,4 +1,4 @@
-# Hosts as network namespaces, with keys: streams, two passes at once, fan-out, workers, a cable that is cut
+# Hosts as network namespaces, with keys or ssh: streams, two passes at once, fan-out, workers, a cable that is cut
 bats_require_minimum_version 1.5.0
 
 setup() {
@@ -183,4 +183,38 @@ spread() {
     status_of "$boss"
     [ "$got" -eq 0 ]
     cmp one.sq out.sq
+}
+
+# shellcheck disable=SC2086
+@test "hosts: workers.sh over ssh makes the file of one process; cut off it says which host, and the same command goes on" {
+    hosts 3
+    ssh_to 2 3
+    export SAMPLES=4 LENGTH=64 WORKER="--threads 1" SSH="$ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2"
+    of=("$root/examples/tiny" "$root/examples/tiny/calib.txt" W2A16)
+    "$root/pipelines/quantize.sh" "${of[@]}" one.gguf --epochs 4 --threads 1 --batch 3 --shards 3 >/dev/null 2>&1
+    spread=($on-1 "$root/pipelines/workers.sh" 10.99.2.2,10.99.3.3 "${of[@]}" two.gguf --epochs 4 --threads 1)
+    mkdir two.gguf.work
+    start recipe "${spread[@]}" >/dev/null
+    for _ in $(seq 400); do
+        [ "$(finished two.gguf.work)" -lt 2 ] || break
+        sleep 0.05
+    done
+    cable 3 down
+    status_of "$pid"
+    cat recipe.err
+    [ "$got" -eq 3 ]
+    [ "$took" -le 7 ]
+    grep "server 10.99.3.3 not responding" recipe.err
+    grep "^sq-window: error: worker 2 of 2: .*/2.10.99.3.3.[tf]" recipe.err
+    [ ! -e two.gguf ]
+    [ "$(finished two.gguf.work)" -ge 2 ]
+
+    cable 3 up
+    for _ in $(seq 20); do # for a second or so it is still held unreachable
+        $on-1 $ssh 10.99.3.3 true || continue
+        break
+    done
+    "${spread[@]}" >again 2>&1 || { cat again && false; }
+    cmp one.gguf two.gguf
+    [ ! -e two.gguf.work ]
 }
