@@ -24,17 +24,18 @@ include $(B)/config.mk
 endif
 
 OPT := $(if $(SAN),-O1 -g -fno-omit-frame-pointer,-O2 -g)
+SANITIZE := $(if $(SAN),-fsanitize=$(SAN) $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
 WARN := -Wall -Wextra $(if $(DEV),-Werror -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wwrite-strings)
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -fopenmp -ffp-contract=off -fno-math-errno -fvisibility=default $(OPT) $(WARN) \
-  $(if $(SAN),-fsanitize=$(SAN)) $(if $(TESTING),-DSQ_TESTING) -Ilibsq/include -I$(B) $(CONFIG_CFLAGS) $(CFLAGS)
-LDFLAGS_ALL := -fopenmp $(if $(SAN),-fsanitize=$(SAN)) $(LDFLAGS)
+  $(SANITIZE) $(if $(TESTING),-DSQ_TESTING) -Ilibsq/include -I$(B) $(CONFIG_CFLAGS) $(CFLAGS)
+LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
 LIBS := $(CONFIG_LIBS) -lm
 
 MODULES := base tensor wire tok model op/ref op/cpu op quant window sched pack eval
 # C++ only for the emulator of kernels (libsq/op/cuda); without -Wshadow, as our C headers name functions like structs
 CXX_ALL := $(if $(filter clang%,$(notdir $(CC))),$(CC:clang%=clang++%),$(patsubst gcc%,g++%,$(CC)))
 CXXFLAGS_ALL := -std=c++20 -D_GNU_SOURCE -fopenmp -ffp-contract=off -fPIC -fvisibility=hidden $(OPT) -Wall -Wextra \
-  $(if $(DEV),-Werror -Wwrite-strings) $(if $(SAN),-fsanitize=$(SAN)) \
+  $(if $(DEV),-Werror -Wwrite-strings) $(SANITIZE) \
   $(if $(findstring address,$(SAN)),-DSIMT_PLAIN_SHARED) -Ilibsq/include $(CXXFLAGS)
 
 SRC := $(sort $(foreach m,$(MODULES),$(wildcard libsq/$(m)/*.c)))

@@ -26,9 +26,10 @@ worker() { # worker NUMBER: from standard input to standard output
 
 to_all=()
 for ((i = 0; i < n; i++)); do
-    mkfifo "$work/to.$i" "$work/from.$i"
-    worker "$i" <"$work/to.$i" >"$work/from.$i" &
-    to_all+=(--workers "$work/to.$i,$work/from.$i")
+    name=$work/$((i + 1)).${host[$i]:-here} # messages have it
+    mkfifo "$name.to" "$name.from"
+    worker "$i" <"$name.to" >"$name.from" &
+    to_all+=(--workers "$name.to,$name.from")
 done
 shards=$((n + 1))
 model=$1 text=$2 scheme=$3 out=$4

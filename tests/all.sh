@@ -55,6 +55,7 @@ else
     echo "skipped: goldens and threads with SQ_ISA=avx2, which this processor does not have"
 fi
 suite "unit tests under sanitizers" env SQ_TESTS=unit tests/run.sh build/gcc-address-undefined tests/unit
+suite "jobs and endpoints under sanitizers" tests/run.sh build/gcc-address-undefined "pipe/(jobs|network)"
 suite "kernels under sanitizers" tests/run.sh build/gcc-address-undefined sq-gpucheck
 suite "fuzz corpus" tests/fuzz/replay.sh build/gcc-address-undefined
 echo "$pass passed, $fail failed, $skip skipped"

@@ -17,8 +17,8 @@ begun() { # begun METRICS: windows and stages whose learning began (its first ep
 }
 
 # stop_and_go SIGNAL PERMILLE: a run with a work folder gets the signal after that part of $whole, the same command then goes
-# on. Same bytes; what was finished is not learned again; nothing else lies in the folder. Sets $kept (windows found by the second
-# run) and $repeated (begun by both).
+# on. Same bytes; what was finished is not learned again; nothing else lies in the folder, nor beside the output. Sets $kept (windows
+# found by the second run), $repeated (begun by both) and $left (incomplete outputs before it).
 stop_and_go() {
     local pid status=0 finished again
     rm -rf folder && mkdir folder && rm -f a.json b.json out.sq*
@@ -28,9 +28,10 @@ stop_and_go() {
     kill "-$1" $pid 2>/dev/null || true # it may have ended
     wait $pid || status=$?
     touch a.json
-    rm -f out.sq.tmp-* # of the output, not of the folder
+    left=$(compgen -G 'out.sq.sq-tmp-*' | wc -l)
     "${few[@]}" --work folder --metrics b.json -o out.sq || return 1
     cmp ref.sq out.sq || return 1
+    [ -z "$(compgen -G 'out.sq.*')" ] || return 1
     finished=$(grep -c '"event":"window"' a.json || true)
     again=$(grep -c '"event":"window"' b.json || true)
     kept=$(sed -n 's/.*"event":"done".*"restored":\([0-9]*\).*/\1/p' b.json)

@@ -6,6 +6,7 @@ cd "$(dirname "$0")/.."
 build=$1 pattern=${2:-.}
 logs=$build/test-logs
 export PATH="$PWD/$build/bin:$PWD/$build/gen:$PATH" SQ_BUILD="$PWD/$build"
+export ASAN_OPTIONS=exitcode=99 UBSAN_OPTIONS=exitcode=99 # a status that no program of sq has: tests that expect a failure see the finding
 export OMP_WAIT_POLICY=passive # tests share the processors with whatever else runs
 mkdir -p "$logs"
 pass=0 fail=0 skip=0

@@ -2,7 +2,6 @@
  * the header is known before the first tensor: its room is left free, data follow as they come, and the header is
  * written last. Readers want the list of tensors in the order of their data. */
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -195,12 +194,8 @@ static int begin(struct packer *p)
     p->header = p->end = (int64_t)header.n;
     p->keys.n = keys; /* file_type is added again when it is known */
     p->keys.pairs--;
-    if (!p->o->dry_run) {
-        SQ_TRY(pack_temp(p));
-        p->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(p->temp, O_RDWR | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (p->fd < 0)
-            SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", p->temp, strerror(errno)));
-    }
+    if (!p->o->dry_run)
+        SQ_TRY(pack_make_file(p));
     if (p->cfg->rope_type == SQ_ROPE_LLAMA3)
         SQ_TRY(write_rope(p));
 out:

@@ -1,11 +1,9 @@
 /* A Hugging Face directory with dequantized weights: safetensors files, config.json, and the side files as they came.
  * Every tensor has the same dtype, so all headers and offsets are known before the first tensor comes. */
-#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "packer.h"
@@ -109,29 +107,13 @@ out:
     return rc;
 }
 
-static int make_dir(struct packer *p)
-{
-    int rc = sq_pack_room(p->o->out, true, 0);
-    if (rc == 0)
-        rc = pack_temp(p);
-    if (rc < 0)
-        return rc;
-    if (sq_fault(SQ_FAULT_OPEN) || mkdir(p->temp, 0777) < 0) {
-        const int e = errno;
-        sq_fail(SQ_E_IO, "cannot make '%s': %s", p->temp, strerror(e));
-        p->temp[0] = '\0'; /* not ours to remove */
-        return SQ_E_IO;
-    }
-    return 0;
-}
-
 static int begin(struct packer *p)
 {
     int rc = 0;
     if (p->o->dtype != SQ_F32 && p->o->dtype != SQ_BF16)
         return sq_fail(SQ_E_ARG, "dtype '%s' is neither f32 nor bf16", sq_dtype_name(p->o->dtype));
     if (!p->o->dry_run)
-        SQ_TRY(make_dir(p));
+        SQ_TRY(pack_make_directory(p));
     SQ_TRY(assign_shards(p));
     for (int64_t s = 0; s < p->shards; s++)
         SQ_TRY(make_shard(p, s));
@@ -150,12 +132,12 @@ static int place(struct packer *p, struct plan_entry *e)
 
 static int file(int *fd, struct packer *p, const struct plan_entry *e)
 {
-    char path[PACK_PATH + 256], name[SHARD_NAME];
+    char path[SQ_TEMP_PATH + 256], name[SHARD_NAME];
     int rc = 0;
 
     if (p->fd < 0 || p->shard != e->shard) {
         SQ_TRY(pack_close(p));
-        snprintf(path, sizeof path, "%s/%s", p->temp, shard_name(name, p, e->shard));
+        snprintf(path, sizeof path, "%s/%s", p->temp.path, shard_name(name, p, e->shard));
         p->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_WRONLY | O_CLOEXEC);
         p->shard = e->shard;
         if (p->fd < 0)

@@ -12,19 +12,33 @@
 #include "packer.h"
 #include "sq/fault.h"
 
-int pack_temp(struct packer *p)
+/* The output's path without slashes at its end. */
+static int make(struct packer *p, int (*temp)(struct sq_temp *, const char *))
 {
     char out[PACK_PATH];
     size_t n = strlen(p->o->out);
-
     while (n > 1 && p->o->out[n - 1] == '/')
         n--;
-    if (n == 0 || n + 32 > sizeof out)
-        return sq_fail(SQ_E_ARG, "output name '%.64s' is %s", p->o->out, n ? "too long" : "empty");
+    if (n >= sizeof out)
+        return sq_fail(SQ_E_ARG, "output name '%.64s' is too long", p->o->out);
     memcpy(out, p->o->out, n);
     out[n] = '\0';
-    snprintf(p->temp, sizeof p->temp, "%.4000s.tmp-%ld", out, (long)getpid());
-    return 0;
+    return temp(&p->temp, out);
+}
+
+int pack_make_file(struct packer *p)
+{
+    const int rc = make(p, sq_temp_file);
+    if (rc < 0)
+        return rc;
+    p->fd = fcntl(p->temp.fd, F_DUPFD_CLOEXEC, 0);
+    return p->fd < 0 ? sq_fail(SQ_E_IO, "cannot write '%s': %s", p->o->out, strerror(errno)) : 0;
+}
+
+int pack_make_directory(struct packer *p)
+{
+    const int rc = sq_pack_room(p->o->out, true, 0);
+    return rc < 0 ? rc : make(p, sq_temp_folder);
 }
 
 /* An existing directory is not ours to change; an empty one is replaced. */
@@ -96,8 +110,8 @@ int pack_close(struct packer *p)
 
 int pack_write_file(struct packer *p, const char *name, const void *data, size_t n)
 {
-    char path[PACK_PATH + 256];
-    snprintf(path, sizeof path, "%s/%s", p->temp, name);
+    char path[SQ_TEMP_PATH + 256];
+    snprintf(path, sizeof path, "%s/%s", p->temp.path, name);
     const int fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
     if (fd < 0)
         return sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno));
@@ -105,57 +119,10 @@ int pack_write_file(struct packer *p, const char *name, const void *data, size_t
     return close_fd(p, fd, pack_write(p, fd, data, n, 0));
 }
 
-/* The directory entry should be on disk as well, or a crash loses the name; not every file system can. */
-static void sync_parent(const struct packer *p)
-{
-    char path[PACK_PATH];
-    snprintf(path, sizeof path, "%s", p->temp);
-    const int fd = open(dirname(path), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)fsync(fd);
-        close(fd);
-    }
-}
-
-int pack_rename(struct packer *p)
-{
-    char out[PACK_PATH];
-    snprintf(out, sizeof out, "%.*s", (int)(strrchr(p->temp, '.') - p->temp), p->temp);
-    if (sq_fault(SQ_FAULT_RENAME) || rename(p->temp, out) < 0)
-        return sq_fail(SQ_E_IO, "cannot rename to '%s': %s", out, strerror(errno));
-    p->temp[0] = '\0';
-    snprintf(p->temp, sizeof p->temp, "%s", out);
-    sync_parent(p);
-    p->temp[0] = '\0';
-    return 0;
-}
-
-/* Our own directory holds plain files only. */
-static void remove_dir(const char *dir)
-{
-    DIR *d = opendir(dir);
-    char path[PACK_PATH + 256];
-    for (struct dirent *e; d && (e = readdir(d));) {
-        snprintf(path, sizeof path, "%s/%.255s", dir, e->d_name);
-        if (e->d_name[0] != '.')
-            unlink(path);
-    }
-    if (d)
-        closedir(d);
-    rmdir(dir);
-}
-
 void pack_remove(struct packer *p)
 {
-    struct stat st;
     if (p->fd >= 0)
         close(p->fd);
     p->fd = -1;
-    if (p->temp[0] && lstat(p->temp, &st) == 0) {
-        if (S_ISDIR(st.st_mode))
-            remove_dir(p->temp);
-        else
-            unlink(p->temp);
-    }
-    p->temp[0] = '\0';
+    sq_temp_remove(&p->temp);
 }

@@ -328,7 +328,7 @@ int sq_pack_model(struct sq_pack_report *rep, struct sq_source *in, const struct
     give_advice(&p);
     if (!o->dry_run) {
         SQ_TRY(pack_verify(&p));
-        SQ_TRY(pack_rename(&p));
+        SQ_TRY(sq_temp_finish(&p.temp));
     } else {
         SQ_TRY(sq_pack_room(o->out, o->format == SQ_PACK_HF, rep->file_bytes));
     }

@@ -5,6 +5,7 @@
 #include "bytes.h"
 #include "plan.h"
 #include "sq/pack.h"
+#include "sq/temp.h"
 
 struct packer;
 
@@ -40,7 +41,7 @@ struct packer {
     /* linears that a type with blocks of 256 columns would hold in fewer bits, but for their columns [0] or groups [1] */
     int64_t narrow[2];
     const struct plan_entry *first_narrow[2];
-    char temp[PACK_PATH];       /* temporary path; "" before there is one */
+    struct sq_temp temp;        /* file or directory */
     int fd;                     /* open file, -1: none */
     int64_t shard, shards;      /* hf: which file fd is; how many */
     struct bytes keys;          /* gguf */
@@ -51,17 +52,16 @@ struct packer {
 };
 
 void pack_note(struct sq_pack_report *rep, const char *fmt, ...) SQ_PRINTF(2, 3);
-/* Make p->temp from the output's path. */
-int pack_temp(struct packer *p) SQ_MUSTUSE;
+/* Make p->temp, and of a file p->fd, which reads and writes it. */
+int pack_make_file(struct packer *p) SQ_MUSTUSE;
+int pack_make_directory(struct packer *p) SQ_MUSTUSE;
 /* All n bytes at an offset. SQ_E_IO names the output. */
 int pack_write(struct packer *p, int fd, const void *data, size_t n, int64_t offset) SQ_MUSTUSE;
 /* A whole small file in the temporary directory. */
 int pack_write_file(struct packer *p, const char *name, const void *data, size_t n) SQ_MUSTUSE;
 /* fsync and close p->fd, if it is open. */
 int pack_close(struct packer *p) SQ_MUSTUSE;
-/* Everything to disk and under its final name. */
-int pack_rename(struct packer *p) SQ_MUSTUSE;
-/* Remove the temporary file or directory, if there is one. */
+/* Close p->fd, if it is open, and remove the temporary file or directory, if there is one. */
 void pack_remove(struct packer *p);
 /* Open the temporary output as a model and compare every tensor's values with what was sent. */
 int pack_verify(struct packer *p) SQ_MUSTUSE;

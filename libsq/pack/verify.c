@@ -79,7 +79,7 @@ int pack_verify(struct packer *p)
     int64_t want = 0;
     int rc;
 
-    SQ_TRY(sq_source_open(&s, p->temp));
+    SQ_TRY(sq_source_open(&s, p->temp.path));
     SQ_TRY(verify_tops(p, s));
     while ((rc = sq_source_layer(s, &l)) > 0)
         for (int64_t i = 0; i < l.ntensor; i++)

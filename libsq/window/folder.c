@@ -239,14 +239,9 @@ static int check_files(struct folder *f)
         return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", f->dir, strerror(errno));
     for (const struct dirent *e; rc == 0 && (e = readdir(d));) {
         end = 0;
-        if (sscanf(e->d_name, "stage-%3d-window-%4" SCNd64 ".sq%n", &stage, &window, &end) != 2 || !end)
+        if (sscanf(e->d_name, "stage-%3d-window-%4" SCNd64 ".sq%n", &stage, &window, &end) != 2 || !end || e->d_name[end])
             continue;
         snprintf(path, sizeof path, "%.3800s/%.255s", f->dir, e->d_name);
-        if (e->d_name[end]) { /* .tmp-PID: the writer is gone, or the lock would not be ours */
-            if (strncmp(e->d_name + end, ".tmp-", strlen(".tmp-")) == 0)
-                unlink(path);
-            continue;
-        }
         rc = check_file(f, path);
     }
     closedir(d);

@@ -3,7 +3,6 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <poll.h>
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -32,26 +31,21 @@ static int parse_fd(const char *spec, int *fd)
     return 0;
 }
 
-/* A plain file appears under its name when it is complete; what is no plain file (a FIFO, /dev/null) is
- * written as it is. */
+/* A plain file appears under its name when it is complete, in place of the one that a link leads to; what is no plain
+ * file (a FIFO, /dev/null) is written as it is. */
 static int open_for_write(struct sq_stream *s)
 {
     struct stat st;
-    char real[PATH_MAX], temp[PATH_MAX + 32];
+    char real[PATH_MAX];
     const bool exists = stat(s->path, &st) == 0;
 
     if (exists && !S_ISREG(st.st_mode)) {
         s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(s->path, O_WRONLY | O_CLOEXEC);
     } else {
-        int rc = sq_strdup(&s->target, exists && realpath(s->path, real) ? real : s->path);
+        const int rc = sq_temp_file(&s->temp, exists && realpath(s->path, real) ? real : s->path);
         if (rc < 0)
             return rc;
-        snprintf(temp, sizeof temp, "%s.tmp-%ld", s->target, (long)getpid());
-        s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(temp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-        if (s->fd >= 0 && (rc = sq_strdup(&s->temp, temp)) < 0) {
-            unlink(temp);
-            return rc;
-        }
+        s->fd = fcntl(s->temp.fd, F_DUPFD_CLOEXEC, 0);
     }
     if (s->fd < 0)
         return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
@@ -113,48 +107,25 @@ static int close_fd(int fd)
     return rc;
 }
 
-static void sync_folder(const char *path)
-{
-    char dir[PATH_MAX];
-    snprintf(dir, sizeof dir, "%s", path);
-    char *slash = strrchr(dir, '/');
-    if (slash)
-        slash[slash == dir ? 1 : 0] = 0;
-    const int fd = open(slash ? dir : ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-    if (fd >= 0) {
-        (void)fsync(fd); /* not every file system can; the file itself is safe */
-        close(fd);
-    }
-}
-
 static int finish_file(struct sq_stream *s)
 {
     if (sq_fault(SQ_FAULT_SYNC) || fsync(s->fd) < 0)
         return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
     const int rc = close(s->fd);
     s->fd = -1;
-    if (rc < 0 || sq_fault(SQ_FAULT_RENAME) || rename(s->temp, s->target) < 0)
-        return sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno));
-    sync_folder(s->target);
-    return 0;
+    return rc < 0 ? sq_fail(SQ_E_IO, "cannot write '%s': %s", s->path, strerror(errno)) : sq_temp_finish(&s->temp);
 }
 
 static int shut_fd(struct sq_stream *s, bool ok)
 {
     int rc = 0;
 
-    if (s->temp) {
-        if (ok)
-            rc = finish_file(s);
-        if (!ok || rc < 0)
-            unlink(s->temp);
-    }
+    if (s->temp.path[0] && ok)
+        rc = finish_file(s);
+    sq_temp_remove(&s->temp);
     if (s->fd >= 0 && close_fd(s->fd) < 0 && ok && s->dir == SQ_WRITE)
         rc = sq_fail(SQ_E_IO, "cannot write the output: %s", strerror(errno));
     s->fd = -1;
-    sq_free(s->temp);
-    sq_free(s->target);
-    s->temp = s->target = NULL;
     return rc;
 }
 

@@ -110,7 +110,7 @@ void sq_stream_abort(struct sq_stream **s, int code)
     if (!*s)
         return;
     snprintf(text, sizeof text, "%s", code < 0 ? sq_errmsg() : "stopped before the end");
-    if ((*s)->dir == SQ_WRITE && !(*s)->temp)
+    if ((*s)->dir == SQ_WRITE && !(*s)->temp.path[0])
         wire_write_abort(*s, code, text);
     (void)wire_close(*s, false);
     release(s);

@@ -5,6 +5,7 @@
 #include "sq/hash.h"
 #include "sq/isa.h"
 #include "sq/stream.h"
+#include "sq/temp.h"
 
 enum {
     WIRE_MAJOR = 1,
@@ -43,8 +44,7 @@ struct sq_stream {
     int64_t size; /* reader of a regular file: its size, else -1 */
 
     int fd;       /* wire_fd */
-    char *target; /* wire_fd, writer to a path: the final name with links resolved */
-    char *temp;   /* wire_fd, writer to a path: what is written until finish */
+    struct sq_temp temp; /* wire_fd, writer to a path: what is written until finish */
     struct link *link; /* wire_zmq */
 
     int code; /* the first error and its text */

@@ -115,7 +115,7 @@ END
     *address*) ;;
     *) skip "skipped: not a build with SAN=address" ;;
     esac
-    run -1 --separate-stderr simt_faults off_by_one
+    run ! --separate-stderr simt_faults off_by_one
     [[ $stderr == *"heap-buffer-overflow"*"off_by_one"* ]]
 }
 

@@ -1,4 +1,4 @@
-# Hosts as network namespaces, with keys: streams, two passes at once, fan-out, a cable that is cut
+# Hosts as network namespaces, with keys or ssh: streams, two passes at once, fan-out, workers, a cable that is cut
 bats_require_minimum_version 1.5.0
 
 setup() {
@@ -122,4 +122,99 @@ finished() { # finished FOLDER: windows kept there
     cp there/003-005.out there/again.out
     (cd there && sq-merge --no-prov again.out 006-007.out 003-005.out 000-002.out <../tiny.sq >../there.sq)
     cmp here.sq there.sq
+}
+
+# spread OPTIONS: workers on hosts 2 and 3, which connect; host 1 learns tiny.sq into out.sq; their numbers in $near, $far, $boss
+spread() {
+    # shellcheck disable=SC2086
+    {
+        start near $on-2 sq-window --worker --threads 1 -i '>tcp://10.99.2.1:5601' -o tcp://10.99.2.1:5602 --key key2 --server key1.pub "$@"
+        near=$pid
+        start far $on-3 sq-window --worker --threads 1 -i '>tcp://10.99.3.1:5603' -o tcp://10.99.3.1:5604 --key key3 --server key1.pub "$@"
+        far=$pid
+        start boss $on-1 "${window[@]}" "${three[@]}" --work work --metrics m.json --key key1 --allow workers.pub "$@" -o out.sq \
+            --workers '@tcp://*:5601,tcp://*:5602' --workers '@tcp://10.99.3.1:5603,tcp://10.99.3.1:5604'
+        boss=$pid
+    }
+}
+
+@test "hosts: workers on two hosts and the one that learns end like one process; cut off in the middle one is named, and the run goes on" {
+    hosts 3
+    calibration
+    cat key2.pub key3.pub >workers.pub
+    three=(--epochs 4 --batch 3 --shards 3 -i tiny.sq)
+    "${window[@]}" "${three[@]}" -o one.sq
+    mkdir work
+    spread --timeout 2
+    for _ in $(seq 400); do
+        [ "$(finished work)" -lt 2 ] || break
+        sleep 0.05
+    done
+    kill -0 "$boss"
+    cable 3 down
+    from=$SECONDS
+    status_of "$boss"
+    [ "$got" -eq 3 ]
+    for p in "$near" "$far"; do
+        status_of "$p"
+        [ "$got" -eq 3 ]
+    done
+    [ $((SECONDS - from)) -le 7 ]
+    cat boss.err near.err far.err
+    [ "$(wc -l <boss.err)" -eq 1 ]
+    grep "^sq-window: error: worker 2 of 2: '@*tcp://10.99.3.1:560[34]': lost the " boss.err
+    grep "failed: worker 2 of 2: '@*tcp://10.99.3.1:560[34]': lost the " near.err
+    grep "'>*tcp://10.99.3.1:560[34]': lost the " far.err
+    [ ! -e out.sq ]
+    kept=$(finished work)
+    [ "$kept" -ge 2 ]
+
+    cable 3 up
+    spread
+    for p in "$boss" "$near" "$far"; do
+        status_of "$p"
+        [ "$got" -eq 0 ]
+    done
+    cmp one.sq out.sq
+    [ "$(tail -n 1 m.json | sed -n 's/.*"restored":\([0-9]*\).*/\1/p')" -eq "$kept" ]
+
+    rm out.sq work/stage-*
+    spread
+    status_of "$boss"
+    [ "$got" -eq 0 ]
+    cmp one.sq out.sq
+}
+
+# shellcheck disable=SC2086
+@test "hosts: workers.sh over ssh makes the file of one process; cut off it says which host, and the same command goes on" {
+    hosts 3
+    ssh_to 2 3
+    export SAMPLES=4 LENGTH=64 WORKER="--threads 1" SSH="$ssh -o ServerAliveInterval=1 -o ServerAliveCountMax=2"
+    of=("$root/examples/tiny" "$root/examples/tiny/calib.txt" W2A16)
+    "$root/pipelines/quantize.sh" "${of[@]}" one.gguf --epochs 4 --threads 1 --batch 3 --shards 3 >/dev/null 2>&1
+    spread=($on-1 "$root/pipelines/workers.sh" 10.99.2.2,10.99.3.3 "${of[@]}" two.gguf --epochs 4 --threads 1)
+    mkdir two.gguf.work
+    start recipe "${spread[@]}" >/dev/null
+    for _ in $(seq 400); do
+        [ "$(finished two.gguf.work)" -lt 2 ] || break
+        sleep 0.05
+    done
+    cable 3 down
+    status_of "$pid"
+    cat recipe.err
+    [ "$got" -eq 3 ]
+    [ "$took" -le 7 ]
+    grep "server 10.99.3.3 not responding" recipe.err
+    grep "^sq-window: error: worker 2 of 2: .*/2.10.99.3.3.[tf]" recipe.err
+    [ ! -e two.gguf ]
+    [ "$(finished two.gguf.work)" -ge 2 ]
+
+    cable 3 up
+    for _ in $(seq 20); do # for a second or so it is still held unreachable
+        $on-1 $ssh 10.99.3.3 true || continue
+        break
+    done
+    "${spread[@]}" >again 2>&1 || { cat again && false; }
+    cmp one.gguf two.gguf
+    [ ! -e two.gguf.work ]
 }

@@ -92,7 +92,7 @@ setup() {
         [ ! -e out.sq ]
         run -3 bash -o pipefail -c "head -c $n float.sq | sq-merge -s W4A16 | cat >/dev/null"
     done
-    [ -z "$(ls -- *.tmp* 2>/dev/null)" ]
+    [ -z "$(ls -- *tmp* 2>/dev/null)" ]
 }
 
 @test "sq-merge: a full disk is exit 1" {

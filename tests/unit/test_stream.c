@@ -482,7 +482,7 @@ static void files_appear_when_complete(void **state)
     (void)state;
     assert_non_null(mkdtemp(dir));
     snprintf(path, sizeof path, "%s/a.sq", dir);
-    snprintf(temp, sizeof temp, "%s.tmp-%ld", path, (long)getpid());
+    snprintf(temp, sizeof temp, "%s.sq-tmp-%ld", path, (long)getpid());
     for (int ok = 0; ok < 2; ok++) {
         assert_int_equal(sq_stream_open(&out, path, SQ_WRITE), 0);
         assert_int_equal(sq_stream_begin(out, NULL, &plain), 0);

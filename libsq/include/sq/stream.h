@@ -41,7 +41,7 @@ enum sq_dir { SQ_READ, SQ_WRITE };
 /* Open endpoint spec: "-" (stdin/stdout), "fd:N", a path, or "ipc://PATH", "tcp://HOST:PORT" over ZeroMQ (which waits
  * for its peer; a "@" in front binds, a ">" connects, else readers bind and writers connect; sq/net.h has what the
  * program was told about it). A stream to a path is written to
- * PATH.tmp-PID and renamed by sq_stream_finish. Refuses terminals. Errors are sticky:
+ * PATH.sq-tmp-PID and renamed by sq_stream_finish (sq/temp.h). Refuses terminals. Errors are sticky:
  * after the first one every call returns it. A reader waits for the first record and checks that it is a
  * begin record of this major version; sq_stream_next does not return it again. SQ_E_IO, SQ_E_FORMAT,
  * SQ_E_TRUNC, SQ_E_ARG, SQ_E_PEER. */
