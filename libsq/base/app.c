@@ -134,6 +134,8 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
         sq_fail(SQ_E_ARG, "unexpected operand '%s'", app->arg[max_arg]);
         usage_error(prog);
     }
+    if (app->device && app->backend == 0)
+        app->backend = 3; /* provenance says so, too */
     sq_net_set(&net);
     const char *env = getenv("SQ_LOG");
     sq_log_set(prog, debug || (env && strcmp(env, "debug") == 0)     ? SQ_DEBUG

@@ -147,7 +147,7 @@ static int reachable(const struct sq_block **b, struct sq_states *s)
         sq_block_release(there);
         SQ_TRY(sq_block_new_at(there, &s->cfg, (*b)->type, s->ops));
     }
-    sq_block_put(there, *b);
+    SQ_TRY(sq_block_put(there, *b));
     *b = there;
 out:
     return rc;
@@ -201,8 +201,10 @@ static int put_head(struct sq_states *s, const struct sq_table *head)
     SQ_TRY(sq_alloc(&w, 1));
     s->work = w;
     SQ_TRY(alloc_floats(&s->head, s, V * C));
-    SQ_TRY(sq_alloc(&host, step * C));
-    for (int64_t i = 0; i < V; i += step) {
+    if (!states_on_device(s))
+        SQ_TRY(sq_table_read(s->head, head, 0, V));
+    SQ_TRY(sq_alloc(&host, states_on_device(s) ? step * C : 0));
+    for (int64_t i = 0; host && i < V; i += step) {
         const int64_t n = SQ_MIN(step, V - i);
         SQ_TRY(sq_table_read(host, head, i, n));
         s->ops->put(s->head + i * C, host, (size_t)(n * C) * sizeof *host);

@@ -96,7 +96,7 @@ int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtyp
     return block_new(b, cfg, type, NULL, false);
 }
 
-void sq_block_put(struct sq_block *to, const struct sq_block *host)
+int sq_block_put(struct sq_block *to, const struct sq_block *host)
 {
     const struct sq_config *cfg = to->cfg;
     const struct sq_ops *home = to->home;
@@ -113,6 +113,7 @@ void sq_block_put(struct sq_block *to, const struct sq_block *host)
             home->put(to->gain[g], host->gain[g], (size_t)sq_gain_size(cfg, (enum sq_gain_id)g) * sizeof(float));
     if (to->router)
         home->put(to->router, host->router, (size_t)(cfg->experts * cfg->hidden) * sizeof(float));
+    return home->wait();
 }
 
 struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed)

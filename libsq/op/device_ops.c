@@ -66,7 +66,7 @@ static int64_t memory_room(void)
 {
     struct sq_gpu_info info;
     lib->info(gpu, &info);
-    return info.free_bytes > 0 ? info.free_bytes : INT64_MAX;
+    return info.bytes > 0 ? info.free_bytes : INT64_MAX;
 }
 
 static void memory_clear(void *x, size_t bytes)
@@ -230,7 +230,8 @@ static void project(float *x, float least, int64_t n)
 
 static void not_finite(double *count, const float *x, int64_t n)
 {
-    op->not_finite(gpu, count, x, n);
+    if (space(SQ_GPU_COUNT_SPACE))
+        op->not_finite(gpu, count, x, n);
 }
 
 static void square_sums(double *sum, const float *x, int64_t rows, int64_t n)

@@ -114,15 +114,14 @@ int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_preci
 
 int sq_ops_of(const struct sq_ops **out, const struct sq_app *app, enum sq_precision precision)
 {
-    enum sq_backend backend = (enum sq_backend)app->backend;
+    const enum sq_backend backend = (enum sq_backend)app->backend;
     *out = NULL;
     if (app->device) {
         const int rc = sq_device_number(&device, app->device);
         if (rc < 0)
             return rc;
-        if (backend != SQ_BACKEND_AUTO && backend != SQ_BACKEND_CUDA)
+        if (backend != SQ_BACKEND_CUDA)
             return sq_fail(SQ_E_ARG, "--device %s and a --backend that computes on the processor", app->device);
-        backend = SQ_BACKEND_CUDA;
     }
     return sq_ops_get(out, backend, precision);
 }

@@ -1,9 +1,5 @@
 #include "shards.h"
 
-#include <math.h>
-#include <string.h>
-
-#include "sq/stop.h"
 #include "workers.h"
 
 struct sq_param *learned_next(struct learned *at, const struct sq_window_job *job)

@@ -126,18 +126,19 @@ out:
     return rc;
 }
 
-static int check_finite(const struct sq_param *q, const float *x)
+static bool is_finite(const float *x, int64_t n)
 {
     bool finite = true;
-    for (int64_t i = 0; i < q->n; i++)
+    for (int64_t i = 0; i < n; i++)
         finite &= isfinite(x[i]) != 0;
-    return finite ? 0 : sq_fail(SQ_E_VALUE, "'%s' has a NaN or Inf in it", q->name);
+    return finite;
 }
 
 int share_get(struct sq_stream *in, const struct sq_record *rec, const struct sq_window_job *job, bool gradients)
 {
     const int64_t bytes = learned_floats(job) * (int64_t)sizeof(float);
     const struct sq_ops *home = home_of(job);
+    const struct sq_param *bad = NULL;
     struct learned at = {0};
     float *host = NULL;
     int rc = 0;
@@ -147,12 +148,15 @@ int share_get(struct sq_stream *in, const struct sq_record *rec, const struct sq
     for (const struct sq_param *q; (q = learned_next(&at, job));) {
         float *const x = gradients ? q->grad : q->x, *const to = home ? host : x;
         SQ_TRY(sq_stream_payload(in, to, (size_t)q->n * sizeof *to));
-        SQ_TRY(check_finite(q, to));
+        if (!bad && !is_finite(to, q->n))
+            bad = q;
         if (!home)
             continue;
         home->put(x, host, (size_t)q->n * sizeof *x);
         SQ_TRY(home->wait());
     }
+    if (bad)
+        rc = sq_fail(SQ_E_VALUE, "'%s' has a NaN or Inf in it", bad->name);
 out:
     sq_free(host);
     return rc;

@@ -218,7 +218,7 @@ static int bring_one(struct sq_trainer *t, int64_t k, const struct sq_member *m)
         sq_block_release(w);
         SQ_TRY(sq_block_new_at(w, &t->cfg, m->w->type, t->ops));
     }
-    sq_block_put(w, m->w);
+    SQ_TRY(sq_block_put(w, m->w));
     sq_params_release(&t->p[k]);
     if (m->p)
         SQ_TRY(sq_params_mirror(&t->p[k], m->p, &t->cfg, t->ops));

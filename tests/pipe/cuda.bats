@@ -36,6 +36,8 @@ learn() { # learn OUT [option ...]: one window of the first layer
 @test "cuda: the same bytes for any order of threads, cut into processes, and with a work folder" {
     calib 3 16
     learn one.sq --device cuda:0
+    sq-window -q -i calib.sq -s W2A16 --learn none --init minmax --device cuda:0 | sq-dump --prov >prov
+    [[ $(tail -1 prov) == *"--device=cuda:0  # "*"backend cuda"* ]]
     SQ_EMU_SEED=5 learn other.sq --backend cuda
     cmp one.sq other.sq
     learn - --backend cuda --rate 0.5 | learn piped.sq -i - --backend cuda --rate 1
@@ -79,7 +81,7 @@ END
 @test "cuda: memory that the device does not have" {
     calib 2 48
     mkdir work
-    two=(--backend cuda --schedule slider:2,2,2,1 --windows 1 --epochs 1)
+    two=(--backend cuda --schedule slider:2,2,2,1 --windows 1 --epochs 1 --shards 2)
     run -0 --separate-stderr learn - --dry-run "${two[@]}"
     [[ $output =~ "memory on the device"\ +([0-9]+)"."([0-9])" MB, "([0-9]+)"."([0-9])" MB at the least" ]]
     all=$((BASH_REMATCH[1] * 1000000 + BASH_REMATCH[2] * 100000)) least=$((BASH_REMATCH[3] * 1000000 + BASH_REMATCH[4] * 100000))
@@ -107,13 +109,15 @@ END
     run -4 sq-dump --cmp cpu.sq cuda.sq
     sq-dump --cmp --tolerance 1e-5 cpu.sq cuda.sq
     sq-load -q "$tiny" | sq-merge -q -s W4A16 -o merged.sq
+    sq-window -q -i cpu.sq -s W2A16 --windows 0-0 --order window --epochs 1 -o learning.sq
     for b in cpu cuda; do
         sq-eval -q --backend $b -t "$tiny/test.txt" --length 64 --windows 3 --base "$tiny" --json merged.sq >$b.json
+        sq-eval -q --backend $b -t "$tiny/test.txt" --length 64 --windows 2 --json learning.sq >>$b.json
     done
     python3 - <<'END'
 import json
 a, b = ([json.loads(x) for x in open(f"{n}.json")] for n in ("cpu", "cuda"))
-assert [x["metric"] for x in a] == [x["metric"] for x in b] and len(a) == 3
+assert [x["metric"] for x in a] == [x["metric"] for x in b] and len(a) == 4
 for x, y in zip(a, b):
     assert abs(x["value"] - y["value"]) <= 1e-5 * abs(x["value"]), (x, y)
 END

@@ -294,7 +294,7 @@ some_windows() { # until so many are finished in w
         [ ! -e out.sq ]
         wait
     done <<'END'
-nan 1 the gradient of part 1 of step 4 has a NaN or Inf in it
+nan 1 the gradient of part 1 of step 4: '*' has a NaN or Inf in it
 short 1 * bytes, not the * of what is learned
 step 1 the gradient of part 1 of step 7 where that of part 1 of step 4 should come
 END

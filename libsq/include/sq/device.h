@@ -94,13 +94,14 @@ struct sq_device_ops {
     void (*narrow)(struct sq_gpu *g, uint16_t *y, const float *x, int64_t n);
     void (*round)(struct sq_gpu *g, float *x, int64_t n);
     void (*project)(struct sq_gpu *g, float *x, float least, int64_t n);
+    /* Workspace: SQ_GPU_COUNT_SPACE. */
     void (*not_finite)(struct sq_gpu *g, double *count, const float *x, int64_t n);
     /* y[i,:] = x[pick[i],:] as f32, rows of n values of type f32 or bf16; pick [rows] */
     void (*gather)(struct sq_gpu *g, float *y, const void *x, enum sq_dtype type, const int64_t *pick, int64_t rows,
                    int64_t n);
     /* sum[i] += sum over rows of x[:,i] (squared: of its squares); sum f64 [n]. Workspace: column sums of n. */
     void (*column_sums)(struct sq_gpu *g, double *sum, const float *x, bool squared, int64_t rows, int64_t n);
-    /* The window's loss (sq_loss_grad): *sum += sum over tokens of weight[i] |y[i,:] - t[i,:]|^2,
+    /* The window's loss (struct sq_ops): *sum += sum over tokens of weight[i] |y[i,:] - t[i,:]|^2,
      * dy (or NULL; may be y) = 2 weight[i] scale (y - t); target [tokens, hidden] of type f32 or bf16; sum, weight f64.
      * Workspace: 8 bytes a token. */
     void (*loss)(struct sq_gpu *g, double *sum, float *dy, const float *y, const void *target, enum sq_dtype type,
@@ -130,6 +131,8 @@ struct sq_device_ops {
     void (*collect)(struct sq_gpu *g, float *dx, const float *dy, const float *base, const float *x,
                     const int32_t *first, const int32_t *from, bool inverse, int64_t m);
 };
+
+enum { SQ_GPU_COUNT_SPACE = 1 << 14 };
 
 /* Workspace for column sums of n columns. */
 static inline size_t sq_gpu_column_space(int64_t n)

@@ -67,7 +67,7 @@ struct sq_ops {
     int64_t (*room)(void); /* bytes that are free; INT64_MAX: not known */
     void (*clear)(void *x, size_t bytes);
     void (*copy)(void *to, const void *from, size_t bytes);
-    void (*put)(void *to, const void *host, size_t bytes);
+    void (*put)(void *to, const void *host, size_t bytes); /* host memory stays as it is until wait() */
     int (*get)(void *host, const void *from, size_t bytes);
     int (*wait)(void);
     /* y[n] = x; back, rounded to the type; both in place */

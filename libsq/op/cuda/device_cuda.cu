@@ -330,11 +330,13 @@ static int space(struct sq_gpu *g, size_t bytes)
     if (bytes <= g->space_bytes)
         return 0;
     wait(g);
+    if (g->space)
+        gpu_release(g->space); /* nothing in it is needed again, and both may be more than there is */
+    g->space = nullptr;
+    g->space_bytes = 0;
     const int rc = alloc(g, &larger, bytes);
     if (rc < 0)
         return rc;
-    if (g->space)
-        gpu_release(g->space);
     g->space = larger;
     g->space_bytes = bytes;
     return 0;

@@ -128,15 +128,14 @@ static __global__ void __launch_bounds__(GPU_BLOCK) loss_sum(double *sum, const 
         *sum += own;
 }
 
-/* one block: what is learned is small beside a layer */
-static __global__ void __launch_bounds__(GPU_BLOCK) odd_count(double *count, const float *x, int64_t n)
+static __global__ void __launch_bounds__(GPU_BLOCK) odd_parts(double *part, const float *x, int64_t n)
 {
     double own = 0;
-    for (int64_t i = threadIdx.x; i < n; i += GPU_BLOCK)
+    GPU_LOOP (i, n)
         own += (__float_as_uint(x[i]) & 0x7f800000u) == 0x7f800000u;
     own = block_sum(own);
     if (threadIdx.x == 0)
-        *count += own;
+        part[blockIdx.x] = own;
 }
 
 static unsigned row_grid(int64_t rows)
@@ -170,6 +169,10 @@ void sq_loss_cuda(struct sq_gpu *g, double *sum, float *dy, const float *y, cons
 
 void sq_not_finite_cuda(struct sq_gpu *g, double *count, const float *x, int64_t n)
 {
-    if (n > 0)
-        GPU_LAUNCH(g, odd_count, 1, GPU_BLOCK, count, x, n);
+    const unsigned blocks = SQ_MIN(gpu_blocks(n), (unsigned)SQ_GPU_COUNT_SPACE / (unsigned)sizeof(double));
+    if (n <= 0)
+        return;
+    double *part = static_cast<double *>(gpu_space(g, blocks * sizeof *part, "not_finite"));
+    GPU_LAUNCH(g, odd_parts, blocks, GPU_BLOCK, part, x, n);
+    GPU_LAUNCH(g, loss_sum, 1, GPU_BLOCK, count, part, (int64_t)blocks);
 }
