@@ -105,6 +105,39 @@ static void the_first_failure_stays(void **state)
     dev->free(gpu, y);
 }
 
+/* On a GPU this would be an error of the device, or worse. */
+static void the_hosts_memory_is_seen(void **state)
+{
+    (void)state;
+    float host[4] = {1, 2, 3, 4};
+    float *x = on_device(host, 4);
+    const struct sq_mat there = {x, 2, false, SQ_F32}, here = {host, 2, false, SQ_F32};
+    static const char *const want[] = {"add_elements: argument 2 is memory of the host's", "gemm: memory of the host's",
+                                       "copying to memory of the host's", "copying from memory of the host's",
+                                       "filling memory of the host's", "fold_groups: argument 2 is memory of the host's"};
+    const struct sq_fold_args fold = {.to = x, .w = x, .c = host, .q = {.bits = 16, .rate = 1}, .rows = 2, .cols = 2};
+#ifdef __clang__
+    const int cases = SQ_COUNT(want) - 1; /* it cannot tell what is in a struct from what is between */
+#else
+    const int cases = SQ_COUNT(want);
+#endif
+    for (int i = 0; i < cases; i++) {
+        switch (i) {
+        case 0: dev->ops->add(gpu, x, host, 4); break;
+        case 1: dev->ops->gemm(gpu, x, 2, there, here, 2, 2, 2, false, false); break;
+        case 2: dev->put(gpu, SQ_QUEUE_WORK, host, x, 4); break;
+        case 3: dev->get(gpu, SQ_QUEUE_WORK, x, host, 4); break;
+        case 4: dev->fill(gpu, SQ_QUEUE_WORK, host, 0, 4); break;
+        default: dev->ops->fold(gpu, &fold);
+        }
+        assert_int_equal(dev->sync(gpu), SQ_E_DEVICE);
+        assert_string_equal(dev->error(gpu), want[i]);
+        dev->clear(gpu);
+    }
+    assert_true(first_of(x) == 1);
+    dev->free(gpu, x);
+}
+
 static void workspace_is_asked_for(void **state)
 {
     (void)state;
@@ -216,6 +249,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(devices_have_numbers),
         cmocka_unit_test_setup_teardown(the_first_failure_stays, start, end),
+        cmocka_unit_test_setup_teardown(the_hosts_memory_is_seen, start, end),
         cmocka_unit_test_setup_teardown(workspace_is_asked_for, start, end),
         cmocka_unit_test_setup_teardown(bytes_move_between_queues, start, end),
         cmocka_unit_test_setup_teardown(codes_that_do_not_fit_are_refused, start, end),

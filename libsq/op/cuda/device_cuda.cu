@@ -158,6 +158,10 @@ static void wait(struct sq_gpu *g)
 
 #else
 
+#include <sys/mman.h>
+
+#include <map>
+
 static const char device_name[] = "emu";
 
 /* Two of them: one with a unit for bf16, one without. All is done when a call returns. */
@@ -176,6 +180,27 @@ static size_t emulated_bytes()
 
 static size_t taken;
 
+/* What there is of device memory, by its first byte. */
+static std::map<uintptr_t, size_t> owned;
+
+bool gpu_owns(const void *p)
+{
+    const uintptr_t at = (uintptr_t)p;
+    auto next = owned.upper_bound(at);
+    if (!p || next == owned.begin())
+        return !p;
+    const auto &range = *--next;
+    return at <= range.first + range.second; /* one behind the end is an address of the array */
+}
+
+bool gpu_is_host(const void *word)
+{
+    const uintptr_t page = 4096, at = (uintptr_t)word;
+    if (at < (uintptr_t)1 << 32 || at >= (uintptr_t)1 << 47 || gpu_owns(word))
+        return false;
+    return msync((void *)(at / page * page), 1, MS_ASYNC) == 0; /* ENOMEM: nothing is there, so it is a number */
+}
+
 /* what is read before it is written is NaN */
 static int alloc_host(void **out, size_t bytes)
 {
@@ -192,14 +217,17 @@ int gpu_alloc(void **out, size_t bytes)
     if (all > 0 && taken + bytes > all)
         return SQ_E_NOMEM;
     const int rc = alloc_host(out, bytes);
-    if (rc == 0)
+    if (rc == 0) {
         taken += malloc_usable_size(*out);
+        owned[(uintptr_t)*out] = bytes;
+    }
     return rc;
 }
 
 void gpu_release(void *p)
 {
     taken -= malloc_usable_size(p);
+    owned.erase((uintptr_t)p);
     free(p);
 }
 
@@ -241,7 +269,9 @@ static void move(struct sq_gpu *g, enum sq_queue, void *to, const void *from, si
 
 static void fill(struct sq_gpu *g, enum sq_queue, void *to, int byte, size_t bytes)
 {
-    if (g->rc == 0 && bytes > 0)
+    if (!gpu_owns(to))
+        gpu_fail(g, SQ_E_DEVICE, "filling memory of the host's");
+    else if (g->rc == 0 && bytes > 0)
         memset(to, byte, bytes);
 }
 
@@ -342,19 +372,30 @@ static int space(struct sq_gpu *g, size_t bytes)
     return 0;
 }
 
+/* Memory that a copy or a product takes for the device's. */
+static bool expect_own(struct sq_gpu *g, const void *p, const char *what)
+{
+    if (!gpu_owns(p))
+        gpu_fail(g, SQ_E_DEVICE, "%s memory of the host's", what);
+    return g->rc == 0;
+}
+
 static void put(struct sq_gpu *g, enum sq_queue q, void *to, const void *host, size_t bytes)
 {
-    move(g, q, to, host, bytes, "copying to it");
+    if (expect_own(g, to, "copying to"))
+        move(g, q, to, host, bytes, "copying to it");
 }
 
 static void get(struct sq_gpu *g, enum sq_queue q, void *host, const void *from, size_t bytes)
 {
-    move(g, q, host, from, bytes, "copying from it");
+    if (expect_own(g, from, "copying from"))
+        move(g, q, host, from, bytes, "copying from it");
 }
 
 static void copy(struct sq_gpu *g, enum sq_queue q, void *to, const void *from, size_t bytes)
 {
-    move(g, q, to, from, bytes, "copying on it");
+    if (expect_own(g, to, "copying on it to") && expect_own(g, from, "copying on it from"))
+        move(g, q, to, from, bytes, "copying on it");
 }
 
 static int sync(struct sq_gpu *g)

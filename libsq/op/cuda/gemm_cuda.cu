@@ -124,6 +124,10 @@ void sq_gemm_cuda(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, stru
         return;
     const struct sq_mat x = operand(g, a, ar, ac, want, round_bf16, space),
                         y = operand(g, b, br, bc, want, round_bf16, space + a_bytes);
+    if (!gpu_owns(x.x) || !gpu_owns(y.x) || !gpu_owns(c)) {
+        gpu_fail(g, SQ_E_DEVICE, "gemm: memory of the host's");
+        return;
+    }
     const int rc = blas->gemm_ex(blas->handle, y.transposed ? BLAS_T : BLAS_N, x.transposed ? BLAS_T : BLAS_N, (int)n,
                                  (int)m, (int)k, &one, y.x, blas_type(want), (int)y.ld, x.x, blas_type(want), (int)x.ld,
                                  &beta, c, BLAS_R_32F, (int)ldc, BLAS_COMPUTE_32F, BLAS_DEFAULT);

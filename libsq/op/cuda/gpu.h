@@ -4,6 +4,8 @@
 #ifndef SQ_GPU_H
 #define SQ_GPU_H
 
+#include <string.h>
+
 #include <type_traits>
 
 #include "simt.h"
@@ -42,9 +44,51 @@ int gpu_alloc(void **out, size_t bytes);
 void gpu_release(void *p);
 void gpu_blas_close(struct sq_gpu *g);
 
+/* ---- whose memory an address is: seen by the emulator only, where a GPU would fault ---- */
+#ifdef __CUDACC__
+#define GPU_CHECK_ARGS(g, kernel, ...) ((void)0)
+static inline bool gpu_owns(const void *)
+{
+    return true;
+}
+#else
+bool gpu_owns(const void *p);      /* NULL, too */
+bool gpu_is_host(const void *word); /* an address of memory that is there, and not the device's */
+
+/* No address in an argument is the host's: itself, or a word of a struct, where the compiler can tell these from gaps, in
+ * which anything may stand. */
+template <class T> static bool gpu_reachable(T x)
+{
+    if constexpr (std::is_pointer_v<T>)
+        return gpu_owns(x);
+#if __has_builtin(__builtin_clear_padding)
+    __builtin_clear_padding(&x);
+    for (size_t at = 0; at + sizeof(void *) <= sizeof x; at += sizeof(void *)) {
+        const void *word;
+        memcpy(&word, reinterpret_cast<const char *>(&x) + at, sizeof word);
+        if (gpu_is_host(word))
+            return false;
+    }
+#endif
+    return true;
+}
+
+template <class... T> static void gpu_check_args(struct sq_gpu *g, const char *kernel, const T &...args)
+{
+    int n = 0;
+    const bool reachable[] = {true, gpu_reachable(args)...};
+    for (; n < (int)sizeof...(args) && reachable[n + 1]; n++)
+        ;
+    if (n < (int)sizeof...(args))
+        gpu_fail(g, SQ_E_DEVICE, "%s: argument %d is memory of the host's", kernel, n + 1);
+}
+#define GPU_CHECK_ARGS(g, kernel, ...) gpu_check_args(g, kernel, __VA_ARGS__)
+#endif
+
 /* grid and block: dim3 or counts of at least 1 */
 #define GPU_LAUNCH(g, kernel, grid, block, ...)                                           \
     do {                                                                                  \
+        GPU_CHECK_ARGS(g, #kernel, __VA_ARGS__);                                          \
         if ((g)->rc == 0) {                                                               \
             SIMT_LAUNCH(kernel, grid, block, 0, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__); \
             gpu_launched((g), #kernel);                                                   \
