@@ -92,7 +92,8 @@ int main(int argc, char **argv)
     const char *only = NULL;
     char why[256] = "";
     const struct sq_opt opts[] = {
-        SQ_OPT_FLAG(0, "emulate", &emulate, "run the kernels on the processor, in several orders of threads; no times; cuda:0 has a unit for bf16, cuda:1 none"),
+        SQ_OPT_FLAG(0, "emulate", &emulate,
+                    "run the kernels on the processor, in several orders of threads; cuda:1 has no unit for bf16"),
         SQ_OPT_STR(0, "only", &only, "NAME", "operations whose name begins so"),
         SQ_OPT_FLAG(0, "json", &t.json, "JSON lines in place of a table"),
         SQ_OPT_END,

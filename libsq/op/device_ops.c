@@ -1,5 +1,5 @@
-/* The table of a device: every operation is the one of sq/device.h on the one device of this process. What that needs of
- * workspace grows here, when it is first asked for. */
+/* The table of a device: every operation is the one of sq/device.h on the one device of this process. What that needs
+ * of workspace grows here, when it is first asked for. */
 #include "device_ops.h"
 
 #include <stdio.h>

@@ -117,7 +117,8 @@ struct sides fold_sides(const struct sq_params *p, const struct sq_config *c, in
     const struct side col = fold_col_side(p, c, k), row = fold_row_side(p, c, k);
     int64_t nr, nc;
     sq_linear_shape(&nr, &nc, c, k);
-    return (struct sides){factors(p->scales, &col, c, nc), factors(p->scales ? p->scales + p->cols_max : NULL, &row, c, nr)};
+    float *const space = p->scales ? p->scales + p->cols_max : NULL;
+    return (struct sides){factors(p->scales, &col, c, nc), factors(space, &row, c, nr)};
 }
 
 /* ---- forward ------------------------------------------------------------------------------ */

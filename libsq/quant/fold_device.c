@@ -1,5 +1,5 @@
-/* The fold of a layer on a device, and its backward: the operations of one linear after the other, queued. What they compute is
- * fold.c's and fold_grad.c's; sums of scales are f32 here. */
+/* The fold of a layer on a device, and its backward: the operations of one linear after the other, queued. What they
+ * compute is fold.c's and fold_grad.c's; sums of scales are f32 here. */
 #include "fold_device.h"
 
 #include <string.h>
@@ -29,10 +29,12 @@ static void unscale(const struct sq_params *p, const struct side *s, const float
         return;
     const struct fold_map_table *m = &p->maps->map[s->map];
     const int64_t scales = s->map == FOLD_SAME ? n : m->scales;
-    p->home->collect(s->alpha->grad + s->first, dy, base, s->alpha->x + s->first, m->first, m->from, s->inverse, scales);
+    p->home->collect(s->alpha->grad + s->first, dy, base, s->alpha->x + s->first, m->first, m->from, s->inverse,
+                     scales);
 }
 
-static struct sq_fold_args args_of(const struct sq_params *p, const struct sq_block *w, int64_t k, const struct sq_rowq *q)
+static struct sq_fold_args args_of(const struct sq_params *p, const struct sq_block *w, int64_t k,
+                                   const struct sq_rowq *q)
 {
     const struct sq_config *c = w->cfg;
     const struct linear l = fold_linear_of(p, c, k);

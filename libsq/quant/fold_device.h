@@ -4,7 +4,8 @@
 
 #include "fold.h"
 
-/* fold_map_at() as tables: at[i] is the scale of use i; uses from[first[k]] ... from[first[k+1] - 1] are those of scale k. */
+/* fold_map_at() as tables: at[i] is the scale of use i; from[first[k]] ... from[first[k+1] - 1] are the uses of
+ * scale k. */
 struct fold_map_table {
     int32_t *at, *first, *from;
     int64_t uses, scales;

@@ -43,7 +43,8 @@ static int64_t lay_out(struct fold_maps *m, int32_t *base, const struct sq_confi
     return at;
 }
 
-static int maps_new(struct fold_maps *m, const struct sq_params *p, const struct sq_config *c, const struct sq_ops *device)
+static int maps_new(struct fold_maps *m, const struct sq_params *p, const struct sq_config *c,
+                    const struct sq_ops *device)
 {
     const int64_t widest = SQ_MAX(p->cols_max, p->rows_max), floats = p->cols_max + 2 * p->rows_max;
     int32_t *host = NULL;

@@ -130,7 +130,8 @@ out:
 static void print_device(struct pass *e, const struct estimate *x)
 {
     const struct held *h = pass_held(e, 0);
-    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples), all = pass_device_memory(e, h, x->widest, batch, false);
+    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples);
+    const int64_t all = pass_device_memory(e, h, x->widest, batch, false);
     if (!all)
         return;
     printf("%-28s %.1f MB, %.1f MB at the least", "memory on the device", (double)all / 1e6,

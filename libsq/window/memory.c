@@ -66,7 +66,8 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
     }
     const int64_t sum = e->plan->shards > 1 ? 4 * param_floats(&like->p) : 0;
     return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens, recompute) +
-           widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + rows * (c->hidden * 4 + 8) + device_workspace(c, rows);
+           widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + rows * (c->hidden * 4 + 8) +
+           device_workspace(c, rows);
 }
 
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute)
@@ -88,24 +89,25 @@ static int refuse_device(const struct pass *e, const struct held *like, int64_t 
     while (batch > 0 && pass_device_memory(e, like, widest, batch, true) > e->room)
         batch--;
     if (batch > 0)
-        return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; --batch %" PRId64
-                       " fits", widest, need, room, batch);
-    return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; a --schedule of "
-                   "narrower windows takes less", widest, need, room);
+        return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; "
+                       "--batch %" PRId64 " fits", widest, need, room, batch);
+    return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; "
+                   "a --schedule of narrower windows takes less", widest, need, room);
 }
 
 static int choose_device(struct pass *e)
 {
     const struct held *like = pass_held(e, e->xq_at);
     const int64_t widest = pass_widest(e), batch = SQ_MIN(e->plan->batch, e->acts.samples);
-    const int64_t all = pass_device_memory(e, like, widest, batch, false), least = pass_device_memory(e, like, widest, batch, true);
+    const int64_t all = pass_device_memory(e, like, widest, batch, false),
+                  least = pass_device_memory(e, like, widest, batch, true);
     if (least > e->room)
         return refuse_device(e, like, widest, batch);
     if (all <= e->room)
         return 0;
     e->recompute = true;
-    sq_log(SQ_INFO, "windows take %.0f of the %.0f MB on the device; the backward computes forwards again", (double)least / 1e6,
-           (double)e->room / 1e6);
+    sq_log(SQ_INFO, "windows take %.0f of the %.0f MB on the device; the backward computes forwards again",
+           (double)least / 1e6, (double)e->room / 1e6);
     return 0;
 }
 

@@ -200,7 +200,8 @@ void sq_trainer_free(struct sq_trainer **out)
     }
     for (int64_t i = 0; t->x && i <= t->layers; i++)
         t->ops->release(t->x[i]);
-    void *const there[] = {t->gains, t->cos, t->sums}, *const part[] = {t->folded, t->w, t->p, t->member, t->kept, t->x, t};
+    void *const there[] = {t->gains, t->cos, t->sums};
+    void *const part[] = {t->folded, t->w, t->p, t->member, t->kept, t->x, t};
     for (int i = 0; i < SQ_COUNT(there); i++)
         t->ops->release(there[i]);
     for (int i = 0; i < SQ_COUNT(part); i++)

@@ -26,7 +26,8 @@ struct sq_block {
 
 int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE; /* zeroed */
 /* the same where ops' arrays lie */
-int sq_block_new_at(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type, const struct sq_ops *home) SQ_MUSTUSE;
+int sq_block_new_at(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type,
+                    const struct sq_ops *home) SQ_MUSTUSE;
 /* to, of the same type, = a block of the host's */
 int sq_block_put(struct sq_block *to, const struct sq_block *host) SQ_MUSTUSE;
 /* without weights: w holds NULLs, to be pointed at matrices of that type */

@@ -62,7 +62,8 @@ int sq_params_get(struct sq_params *host, const struct sq_params *p) SQ_MUSTUSE;
 int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
 /* what a set takes that is trained: values, gradients, moments, workspace */
 int64_t sq_params_bytes(const struct sq_params *p);
-int64_t sq_params_device_bytes(const struct sq_params *p, const struct sq_config *cfg); /* of its mirror, on the device */
+/* of its mirror, on the device */
+int64_t sq_params_device_bytes(const struct sq_params *p, const struct sq_config *cfg);
 /* |alpha| >= 1e-2, sign kept, 0 counts as +: before every forward. */
 void sq_params_project(struct sq_params *p, const struct sq_ops *ops);
 /* Starting clip factors that minimise the rounding error of each row or group, weighted by the input
