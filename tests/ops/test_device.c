@@ -116,8 +116,8 @@ static void the_hosts_memory_is_seen(void **state)
                                        "copying to memory of the host's", "copying from memory of the host's",
                                        "filling memory of the host's", "fold_groups: argument 2 is memory of the host's"};
     const struct sq_fold_args fold = {.to = x, .w = x, .c = host, .q = {.bits = 16, .rate = 1}, .rows = 2, .cols = 2};
-#ifdef __clang__
-    const int cases = SQ_COUNT(want) - 1; /* it cannot tell what is in a struct from what is between */
+#if defined __clang__ || defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
+    const int cases = SQ_COUNT(want) - 1; /* structs are not looked into (gpu.h) */
 #else
     const int cases = SQ_COUNT(want);
 #endif

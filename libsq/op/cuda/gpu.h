@@ -56,12 +56,12 @@ bool gpu_owns(const void *p);      /* NULL, too */
 bool gpu_is_host(const void *word); /* an address of memory that is there, and not the device's */
 
 /* No address in an argument is the host's: itself, or a word of a struct, where the compiler can tell these from gaps, in
- * which anything may stand. */
+ * which anything may stand, and where no sanitizer has memory under every number. */
 template <class T> static bool gpu_reachable(T x)
 {
     if constexpr (std::is_pointer_v<T>)
         return gpu_owns(x);
-#if __has_builtin(__builtin_clear_padding)
+#if __has_builtin(__builtin_clear_padding) && !defined __SANITIZE_ADDRESS__ && !defined __SANITIZE_THREAD__
     __builtin_clear_padding(&x);
     for (size_t at = 0; at + sizeof(void *) <= sizeof x; at += sizeof(void *)) {
         const void *word;
