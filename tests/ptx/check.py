@@ -12,7 +12,7 @@ import ptx  # noqa: E402
 
 # in the order of struct sq_device_ops (sq/device.h)
 OPS = ("gemm gemm_codes rmsnorm rmsnorm_grad rope swiglu swiglu_grad attention attention_grad add bias bias_grad adamw rowquant "
-       "rowquant_grad rowquant_encode rowquant_error nll kl widen narrow gather").split()
+       "rowquant_grad rowquant_encode rowquant_error").split()
 POINTER, I64, F64, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
 
 
@@ -27,7 +27,7 @@ class Emulator:
         table = ctypes.cast(lib.sq_device_entry(), ctypes.POINTER(POINTER))
         # abi and size, name, count, open, close, info, four of memory, space, four copies, after, sync, error, clear, ops
         self.call(table[3], INT, ctypes.byref(gpu := POINTER()), INT(0), ctypes.create_string_buffer(256), I64(256))
-        self.gpu, self.sync = gpu, table[16]
+        self.gpu, self.alloc, self.free, self.put, self.get, self.sync = gpu, table[6], table[8], table[11], table[12], table[16]
         self.ops = ctypes.cast(table[19], ctypes.POINTER(POINTER))
         self.call(table[10], INT, gpu, I64(1 << 20))
 
@@ -35,11 +35,28 @@ class Emulator:
     def call(address, result, *args):
         return ctypes.CFUNCTYPE(result, *[type(a) if not hasattr(a, "_obj") else POINTER for a in args])(address)(*args)
 
+    def place(self, array):
+        p = POINTER()
+        if self.call(self.alloc, INT, self.gpu, ctypes.byref(p), ctypes.c_size_t(ctypes.sizeof(array))) != 0:
+            raise MemoryError("the emulator has no memory")
+        return p
+
+    def move(self, how, to, source, array):
+        self.call(how, None, self.gpu, INT(0), to, source, ctypes.c_size_t(ctypes.sizeof(array)))
+
     def run(self, op, *args):
-        args = [POINTER(ctypes.addressof(a)) if isinstance(a, (ctypes.Array, ctypes.Structure)) else a for a in args]
-        ctypes.CFUNCTYPE(None, POINTER, *[type(a) for a in args])(self.ops[OPS.index(op)])(self.gpu, *args)
+        """arrays go to the device's memory and come back; structs are read by the host"""
+        places = {i: self.place(a) for i, a in enumerate(args) if isinstance(a, ctypes.Array)}
+        for i, p in places.items():
+            self.move(self.put, p, POINTER(ctypes.addressof(args[i])), args[i])
+        passed = [places.get(i, POINTER(ctypes.addressof(a)) if isinstance(a, ctypes.Structure) else a) for i, a in enumerate(args)]
+        self.call(self.ops[OPS.index(op)], None, self.gpu, *passed)
+        for i, p in places.items():
+            self.move(self.get, POINTER(ctypes.addressof(args[i])), p, args[i])
         if self.call(self.sync, INT, self.gpu) != 0:
             raise RuntimeError("the emulator failed on " + op)
+        for p in places.values():
+            self.call(self.free, None, self.gpu, p)
 
 
 def floats(values):
