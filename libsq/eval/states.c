@@ -143,13 +143,8 @@ static int reachable(const struct sq_block **b, struct sq_states *s)
     int rc = 0;
     if (!states_on_device(s))
         return 0;
-    if (!there->all || there->type != (*b)->type) {
-        sq_block_release(there);
-        SQ_TRY(sq_block_new_at(there, &s->cfg, (*b)->type, s->ops));
-    }
-    SQ_TRY(sq_block_put(there, *b));
+    rc = sq_block_mirror(there, *b, &s->cfg, s->ops);
     *b = there;
-out:
     return rc;
 }
 

@@ -96,11 +96,10 @@ int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtyp
     return block_new(b, cfg, type, NULL, false);
 }
 
-int sq_block_put(struct sq_block *to, const struct sq_block *host)
+static void put(struct sq_block *to, const struct sq_block *host)
 {
     const struct sq_config *cfg = to->cfg;
     const struct sq_ops *home = to->home;
-    SQ_ASSERT(home && to->type == host->type);
     for (int64_t i = 0; i < to->nlinear; i++) {
         int64_t rows, cols;
         sq_linear_shape(&rows, &cols, cfg, i);
@@ -113,6 +112,18 @@ int sq_block_put(struct sq_block *to, const struct sq_block *host)
             home->put(to->gain[g], host->gain[g], (size_t)sq_gain_size(cfg, (enum sq_gain_id)g) * sizeof(float));
     if (to->router)
         home->put(to->router, host->router, (size_t)(cfg->experts * cfg->hidden) * sizeof(float));
+}
+
+int sq_block_mirror(struct sq_block *there, const struct sq_block *host, const struct sq_config *cfg,
+                    const struct sq_ops *home)
+{
+    if (!there->all || there->type != host->type) {
+        sq_block_release(there);
+        const int rc = sq_block_new_at(there, cfg, host->type, home);
+        if (rc < 0)
+            return rc;
+    }
+    put(there, host);
     return home->wait();
 }
 

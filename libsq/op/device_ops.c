@@ -1,22 +1,25 @@
 /* The table of a device: every operation is the one of sq/device.h on the one device of this process. What that needs
- * of workspace grows here, when it is first asked for. */
+ * of workspace grows here, when it is first asked for; what the host lends or gets goes through device_copies.h. */
 #include "device_ops.h"
 
+#include <assert.h>
 #include <stdio.h>
 #include <string.h>
 
-#include "sq/device.h"
+#include "device_copies.h"
+#include "sq/fault.h"
 
 static const struct sq_device *lib;
 static const struct sq_device_ops *op;
 static struct sq_gpu *gpu;
+static struct copies copies;
 
-/* What the host lends for one operation: it is copied there, and used from there, in order. */
-struct stage {
-    void *x;
-    size_t bytes;
-};
-static struct stage floats, weights;
+/* Parts of a step that repeat: when a part comes for the second time with the same key, it is recorded. */
+static struct {
+    int64_t key;
+    enum { UNKNOWN, SEEN, RECORDING, RECORDED } state;
+} part[SQ_PARTS];
+static_assert((int)SQ_PARTS <= (int)SQ_GPU_RECORDINGS, "a recording for each");
 
 static int failure(int rc)
 {
@@ -29,26 +32,15 @@ static bool space(size_t bytes)
     return lib->space(gpu, bytes) == 0;
 }
 
-static void *staged(struct stage *s, const void *host, size_t bytes)
-{
-    if (bytes > s->bytes) {
-        (void)lib->sync(gpu);
-        lib->free(gpu, s->x);
-        *s = (struct stage){0};
-        if (lib->alloc(gpu, &s->x, bytes) < 0)
-            return NULL;
-        s->bytes = bytes;
-    }
-    if (host)
-        lib->put(gpu, SQ_QUEUE_WORK, s->x, host, bytes);
-    return s->x;
-}
-
 /* ---- memory ---- */
 
 static int memory_alloc(void **out, size_t bytes)
 {
-    const int rc = lib->alloc(gpu, out, bytes);
+    int rc;
+    *out = NULL;
+    if (sq_fault(SQ_FAULT_ALLOC))
+        return sq_fail(SQ_E_NOMEM, "no device memory for %zu bytes", bytes);
+    rc = lib->alloc(gpu, out, bytes);
     if (rc == 0)
         lib->fill(gpu, SQ_QUEUE_WORK, *out, 0, bytes);
     return failure(rc);
@@ -87,7 +79,9 @@ static void memory_put(void *to, const void *host, size_t bytes)
 
 static int memory_wait(void)
 {
-    return failure(lib->sync(gpu));
+    const int rc = lib->sync(gpu);
+    copies_arrive(&copies);
+    return failure(rc);
 }
 
 static int memory_get(void *host, const void *from, size_t bytes)
@@ -118,30 +112,73 @@ static void round_floats(float *x, enum sq_dtype type, int64_t n)
         op->round(gpu, x, n);
 }
 
+/* How many of n floats a copy takes. */
+static int64_t piece_of(enum sq_dtype type, int64_t n)
+{
+    return SQ_MIN(n, SQ_COPY_BYTES / (int64_t)sq_dtype_size(type));
+}
+
 static void from_host(float *y, struct sq_floats host, int64_t n)
 {
-    if (host.type == SQ_F32) {
-        memory_put(y, host.x, (size_t)n * sizeof *y);
-        return;
+    for (int64_t i = 0, m; i < n; i += m) {
+        m = piece_of(host.type, n - i);
+        struct copy_slot *s = copies_in(&copies, sq_floats_from(host, i).x, (size_t)m * sq_dtype_size(host.type));
+        if (!s)
+            return;
+        widen(y + i, (struct sq_floats){host.type, s->there}, m);
+        copies_used(&copies, s);
     }
-    const void *x = staged(&floats, host.x, (size_t)n * sq_dtype_size(host.type));
-    if (x)
-        op->widen(gpu, y, x, n);
+}
+
+static void expect(struct sq_floats host, int64_t n)
+{
+    for (int64_t i = 0, m; i < n; i += m) {
+        m = piece_of(host.type, n - i);
+        copies_expect(&copies, sq_floats_from(host, i).x, (size_t)m * sq_dtype_size(host.type));
+    }
 }
 
 static void to_host(struct sq_floats host, const float *x, int64_t n)
 {
-    const size_t bytes = (size_t)n * sq_dtype_size(host.type);
-    const void *from = x;
-    if (host.type != SQ_F32) {
-        void *y = staged(&floats, NULL, bytes);
-        if (!y)
+    for (int64_t i = 0, m; i < n; i += m) {
+        m = piece_of(host.type, n - i);
+        const size_t bytes = (size_t)m * sq_dtype_size(host.type);
+        struct copy_slot *s = copies_out(&copies, bytes);
+        if (!s)
             return;
-        op->narrow(gpu, y, x, n);
-        from = y;
+        narrow((struct sq_floats){host.type, s->there}, x + i, m);
+        copies_send(&copies, s, sq_floats_from(host, i).x, bytes);
     }
-    lib->get(gpu, SQ_QUEUE_WORK, host.x, from, bytes);
-    (void)lib->sync(gpu);
+}
+
+/* ---- parts that repeat ---- */
+
+static bool replay(enum sq_part k, int64_t key)
+{
+    if (part[k].state == RECORDED && part[k].key == key)
+        return lib->replay(gpu, k);
+    if (part[k].state == RECORDED)
+        return false; /* the rest of an epoch: not worth a recording */
+    part[k].state = part[k].state == SEEN && part[k].key == key ? RECORDING : SEEN;
+    part[k].key = key;
+    if (part[k].state == RECORDING)
+        lib->record(gpu);
+    return false;
+}
+
+static void recorded(enum sq_part k)
+{
+    if (part[k].state != RECORDING)
+        return;
+    lib->recorded(gpu, k);
+    part[k].state = lib->replay(gpu, k) ? RECORDED : UNKNOWN;
+}
+
+static void forget(void)
+{
+    copies_forget(&copies);
+    lib->forget(gpu);
+    memset(part, 0, sizeof part);
 }
 
 /* ---- operations ---- */
@@ -243,10 +280,19 @@ static void square_sums(double *sum, const float *x, int64_t rows, int64_t n)
 static void loss(double *sum, float *dy, const float *y, struct sq_floats target, const double *weight, int64_t tokens,
                  int64_t n, double scale)
 {
-    const void *t = staged(&floats, target.x, (size_t)(tokens * n) * sq_dtype_size(target.type));
-    const double *w = staged(&weights, weight, (size_t)tokens * sizeof *weight);
-    if (t && w && space(8 * (size_t)tokens))
-        op->loss(gpu, sum, dy, y, t, target.type, w, tokens, n, scale);
+    const size_t row = (size_t)n * sq_dtype_size(target.type), each = sizeof *weight + row;
+    const int64_t most = SQ_MAX(SQ_COPY_BYTES / (int64_t)each, 1);
+    for (int64_t i = 0, m; i < tokens; i += m) {
+        m = SQ_MIN(most, tokens - i);
+        const size_t weights = (size_t)m * sizeof *weight;
+        struct copy_slot *s =
+            copies_in_two(&copies, weight + i, weights, sq_floats_from(target, i * n).x, (size_t)m * row);
+        if (!s || !space(8 * (size_t)m))
+            return;
+        op->loss(gpu, sum, dy ? dy + i * n : NULL, y + i * n, (const char *)s->there + weights, target.type, s->there, m,
+                 n, scale);
+        copies_used(&copies, s);
+    }
 }
 
 static void fold(const struct sq_fold_args *a)
@@ -320,6 +366,10 @@ static const struct sq_ops table = {
     .round = round_floats,
     .from_host = from_host,
     .to_host = to_host,
+    .expect = expect,
+    .replay = replay,
+    .recorded = recorded,
+    .forget = forget,
     .gemm = gemm,
     .gemm_codes = gemm_codes,
     .rmsnorm = rmsnorm,
@@ -360,6 +410,7 @@ static int open_device(int device)
         return sq_fail_in(rc, "--backend cuda cannot run");
     op = lib->ops;
     rc = lib->open(&gpu, device, why, sizeof why);
+    copies = (struct copies){.lib = lib, .gpu = gpu};
     return rc < 0 ? sq_fail((enum sq_err)rc, "--backend cuda cannot run: %s", why) : 0;
 }
 

@@ -2,6 +2,7 @@
 #include <omp.h>
 
 #include "pass.h"
+#include "sq/device.h"
 
 /* Code, libraries, a piece of the embedding. */
 enum { FIXED = 32 << 20 };
@@ -52,6 +53,13 @@ static int64_t device_workspace(const struct sq_config *c, int64_t rows)
     return 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows)) + 5 * 1024 * wide + (32 << 20);
 }
 
+/* Buffers of samples and targets on their way, as much on the device as pinned on the host. */
+static int64_t copies_bytes(const struct pass *e, int64_t batch)
+{
+    const int64_t token = e->cfg.hidden * (int64_t)sq_dtype_size(e->acts.xq.type) + (int64_t)sizeof(double);
+    return on_device(e) ? sq_device_copies_bytes(batch * e->acts.tokens * token) : 0;
+}
+
 int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t batch, bool recompute)
 {
     const struct sq_config *c = &e->cfg;
@@ -66,7 +74,7 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
     }
     const int64_t sum = e->plan->shards > 1 ? 4 * param_floats(&like->p) : 0;
     return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens, recompute) +
-           widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + rows * (c->hidden * 4 + 8) +
+           widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + copies_bytes(e, batch) +
            device_workspace(c, rows);
 }
 
@@ -76,7 +84,7 @@ int64_t pass_memory(const struct pass *e, const struct held *like, int64_t wides
     const int64_t streams = p->spill ? 0 : pass_spill_bytes(e);
     const int64_t tokens = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
     const int64_t batch = SQ_MIN(p->batch, e->acts.samples), rows = batch * e->acts.tokens;
-    const int64_t held = FIXED + widest * held_bytes(like, p) + streams + tokens;
+    const int64_t held = FIXED + widest * held_bytes(like, p) + streams + tokens + copies_bytes(e, batch);
     return on_device(e) ? held
                         : held + workspace(&e->cfg, rows, e->acts.tokens) +
                               sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens, recompute);

@@ -30,6 +30,8 @@ struct sq_trainer {
     float *cos, *sin;
     double *sums; /* [SUMS] of losses and what else a step counts */
     struct sq_params none;
+    const int64_t *next; /* samples [nnext] of the step after the one at hand */
+    int64_t nnext;
 };
 
 enum { LOSS, HELDOUT, NOT_FINITE, SUMS };
@@ -213,17 +215,12 @@ void sq_trainer_free(struct sq_trainer **out)
 
 static int bring_one(struct sq_trainer *t, int64_t k, const struct sq_member *m)
 {
-    struct sq_block *w = &t->w[k];
-    int rc = 0;
-    if (!w->all || w->type != m->w->type) {
-        sq_block_release(w);
-        SQ_TRY(sq_block_new_at(w, &t->cfg, m->w->type, t->ops));
-    }
-    SQ_TRY(sq_block_put(w, m->w));
+    int rc;
+    SQ_TRY(sq_block_mirror(&t->w[k], m->w, &t->cfg, t->ops));
     sq_params_release(&t->p[k]);
     if (m->p)
         SQ_TRY(sq_params_mirror(&t->p[k], m->p, &t->cfg, t->ops));
-    t->member[k] = (struct sq_member){.w = w, .p = m->p ? &t->p[k] : NULL};
+    t->member[k] = (struct sq_member){.w = &t->w[k], .p = m->p ? &t->p[k] : NULL};
 out:
     return rc;
 }
@@ -232,6 +229,7 @@ int train_bring(const struct sq_member **here, struct sq_trainer *t, const struc
 {
     int rc = 0;
     SQ_ASSERT(n <= t->layers);
+    t->ops->forget();
     *here = on_device(t) ? t->member : m;
     for (int64_t k = 0; rc == 0 && on_device(t) && k < n; k++)
         rc = bring_one(t, k, &m[k]);
@@ -289,7 +287,8 @@ static int forward(struct sq_trainer *t, struct sq_floats y, struct sq_floats x,
         rc = through(t, t->x[0], batch, block, n, run, stats);
         t->ops->to_host(sq_floats_from(y, i * t->row), t->x[0], batch * t->row);
     }
-    return rc < 0 ? rc : t->ops->wait();
+    const int arrived = t->ops->wait(); /* also when it was stopped: y is the caller's again */
+    return rc < 0 ? rc : arrived;
 }
 
 /* The device's sums are added to the host's. */
@@ -423,8 +422,11 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
 
 void train_fold(struct sq_trainer *t, const struct sq_window_job *job)
 {
+    if (t->ops->replay(SQ_PART_FOLD, 0))
+        return;
     for (int64_t k = 0; k < job->n && !sq_stopped(); k++)
         fold(t, k, &job->member[k], &job->scheme, false);
+    t->ops->recorded(SQ_PART_FOLD);
 }
 
 /* What the gradients of one part, or of a whole batch, have of NaN and Inf joins the sums. */
@@ -433,6 +435,53 @@ static void count_odd(struct sq_trainer *t, const struct sq_window_job *job)
     struct learned at = {0};
     for (const struct sq_param *q; (q = learned_next(&at, job));)
         t->ops->not_finite(t->sums + NOT_FINITE, q->grad, q->n);
+}
+
+/* x[0] through the layers to x[n], n samples; what the backward needs is kept. */
+static int part_forward(struct sq_trainer *t, const struct sq_window_job *job, const struct sq_run *run, int64_t n)
+{
+    int rc = 0;
+    for (int64_t k = 0; rc == 0 && k < job->n; k++) {
+        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, t->trace, NULL);
+        if (k < job->n - 1 && !job->recompute)
+            sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
+        rc = sq_stop_check();
+    }
+    return rc;
+}
+
+static int part_backward(struct sq_trainer *t, const struct sq_window_job *job, const struct sq_run *run, int64_t n)
+{
+    int rc = 0;
+    for (int64_t k = job->n - 1; rc == 0 && k >= 0; k--) {
+        backward(t->x[job->n], t, job, k, run, n);
+        rc = sq_stop_check();
+    }
+    count_odd(t, job);
+    return rc;
+}
+
+typedef int part_fn(struct sq_trainer *t, const struct sq_window_job *job, const struct sq_run *run, int64_t n);
+
+static int repeat(enum sq_part part, part_fn *queue, struct sq_trainer *t, const struct sq_window_job *job,
+                  const struct sq_run *run, int64_t n)
+{
+    int rc;
+    if (t->cfg.experts > 0) /* the host learns what each expert gets before it can go on */
+        return queue(t, job, run, n);
+    if (t->ops->replay(part, n))
+        return sq_stop_check();
+    rc = queue(t, job, run, n);
+    t->ops->recorded(part);
+    return rc;
+}
+
+/* While the device computes, what it reads first in the next step. */
+static void expect_next(struct sq_trainer *t, const struct sq_window_job *job)
+{
+    for (int64_t i = 0; i < t->nnext; i++)
+        t->ops->expect(sq_floats_from(job->xq, t->next[i] * t->row), t->row);
+    t->nnext = 0;
 }
 
 int train_part(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n,
@@ -445,20 +494,12 @@ int train_part(double *loss, struct sq_trainer *t, const struct sq_window_job *j
     t->ops->clear(t->sums, sizeof sum);
     for (int64_t i = 0; i < n; i++)
         t->ops->from_host(t->x[0] + i * t->row, sq_floats_from(job->xq, pick[i] * t->row), t->row);
-    for (int64_t k = 0; k < job->n; k++) {
-        SQ_TRY(sq_stop_check());
-        sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], &run, n, t->trace, NULL);
-        if (k < job->n - 1 && !job->recompute)
-            sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
-    }
+    SQ_TRY(repeat(SQ_PART_FORWARD, part_forward, t, job, &run, n));
     for (int64_t i = 0; i < n; i++)
         t->ops->loss(t->sums + LOSS, y + i * t->row, y + i * t->row, sq_floats_from(job->target, pick[i] * t->row),
                      job->weight + pick[i] * t->tokens, t->tokens, t->cfg.hidden, 1.0 / (double)(batch * t->tokens));
-    for (int64_t k = job->n - 1; k >= 0; k--) {
-        SQ_TRY(sq_stop_check());
-        backward(y, t, job, k, &run, n);
-    }
-    count_odd(t, job);
+    SQ_TRY(repeat(SQ_PART_BACKWARD, part_backward, t, job, &run, n));
+    expect_next(t, job);
     SQ_TRY(t->ops->get(sum, t->sums, sizeof sum));
     *loss = sum[NOT_FINITE] > 0 ? NAN : sum[LOSS];
 out:
@@ -538,6 +579,13 @@ static void update(struct sq_trainer *t, const struct sq_window_job *job, int64_
     (void)sq_work_begin(before);
 }
 
+/* of the step that begins with the at-th pick */
+static int64_t samples_from(const struct sq_window_job *job, int64_t at)
+{
+    const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at);
+    return SQ_MIN(job->batch, left);
+}
+
 /* 1: to the end; 0: a loss or a gradient was not finite. */
 static int train(struct sq_trainer *t, const struct sq_window_job *job)
 {
@@ -547,9 +595,10 @@ static int train(struct sq_trainer *t, const struct sq_window_job *job)
     SQ_TRY(train_init(t, job));
     SQ_TRY(alloc_floats(&sum, t, shards_floats(job)));
     for (int64_t step = 0, at = 0; step < steps; step++) {
-        const int64_t left = SQ_MIN(job->epoch - at % job->epoch, job->picks - at),
-                      n = SQ_MIN(job->batch, left);
+        const int64_t n = samples_from(job, at);
         double loss;
+        t->next = job->order + at + n;
+        t->nnext = samples_from(job, at + n);
         SQ_TRY(batch_grad(&loss, sum, t, job, step, job->order + at, n));
         if (!isfinite(loss)) {
             rc = sq_stop_check();

@@ -14,12 +14,14 @@ static int calls;
 static void outside(struct sq_gpu *g, float *y, const float *x, int64_t n)
 {
     right->add(g, y, x, n);
+    device.sync(g);
     y[n] = 0;
 }
 
 static void input(struct sq_gpu *g, float *y, const float *x, int64_t n)
 {
     right->add(g, y, x, n);
+    device.sync(g);
     if (n > 0)
         const_cast<float *>(x)[n - 1] = 0;
 }
@@ -32,6 +34,7 @@ static void last(struct sq_gpu *g, float *y, const float *x, int64_t n)
 static void differs(struct sq_gpu *g, float *y, const float *x, int64_t n)
 {
     right->add(g, y, x, n);
+    device.sync(g);
     if (n > 1 && calls++ % 3 == 2)
         y[0] += 1;
 }
@@ -40,6 +43,7 @@ static void differs(struct sq_gpu *g, float *y, const float *x, int64_t n)
 static void coarse(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n)
 {
     right->swiglu(g, y, gate, up, n);
+    device.sync(g);
     for (int64_t i = 0; i < n; i++)
         y[i] *= 1.0003f;
 }
@@ -49,6 +53,7 @@ static void gap(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const floa
                 double eps, int64_t rows, int64_t n)
 {
     right->rmsnorm(g, y, ldy, rrms, x, ldx, gain, eps, rows, n);
+    device.sync(g);
     if (rows > 1 && ldy > n)
         y[n] = 1;
 }

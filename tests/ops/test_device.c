@@ -61,6 +61,7 @@ static float first_of(const float *x)
 {
     float v = 0;
     dev->get(gpu, SQ_QUEUE_WORK, &v, x, sizeof v);
+    assert_int_equal(dev->sync(gpu), 0);
     return v;
 }
 
@@ -169,10 +170,12 @@ static void bytes_move_between_queues(void **state)
     assert_int_equal((uintptr_t)a % 256, 0);
     memcpy(pinned, host, 300);
     dev->put(gpu, SQ_QUEUE_COPY, a, pinned, 300);
-    dev->after(gpu, SQ_QUEUE_WORK, SQ_QUEUE_COPY);
+    dev->mark(gpu, 0, SQ_QUEUE_COPY);
+    dev->after(gpu, SQ_QUEUE_WORK, 0);
     dev->copy(gpu, SQ_QUEUE_WORK, b, a, 300);
     dev->fill(gpu, SQ_QUEUE_WORK, (char *)b + 100, 7, 100);
-    dev->after(gpu, SQ_QUEUE_COPY, SQ_QUEUE_WORK);
+    dev->mark(gpu, 0, SQ_QUEUE_WORK);
+    dev->after(gpu, SQ_QUEUE_COPY, 0);
     dev->get(gpu, SQ_QUEUE_COPY, back, b, 300);
     assert_int_equal(dev->sync(gpu), 0);
     memset(host + 100, 7, 100);

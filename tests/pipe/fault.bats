@@ -14,7 +14,7 @@ each() {
     local kinds=$1 least=$2 prog=$3 hit=0 kind n status
     shift 2
     for kind in $kinds; do
-        for ((n = 0; n < 5000; n++)); do
+        for ((n = 0; n < 5000; n += step)); do
             rm -rf out out.*
             status=0
             SQ_FAULT=$kind:$n $around "$@" >stdout 2>err || status=$?
@@ -33,6 +33,7 @@ each() {
 }
 
 hook() { :; }
+step=1 # of N
 around= # what runs the command
 never="out out.*"
 
@@ -63,6 +64,14 @@ tiny="-q -s W4A4 --threads 1 --schedule layer --epochs 1 --batch 1 --no-prov -i 
     tiny_stream 2 2 4 1 >in.sq
     # shellcheck disable=SC2086
     each "$all" 200 sq-window $tiny --spill .
+}
+
+@test "fault: sq-window on a device" {
+    tiny_stream 2 2 4 1 >in.sq
+    export SQ_CUDA_LIB="$build/lib/sq/libsq_emu.so"
+    step=83 # emulated: a second each
+    # shellcheck disable=SC2086
+    each alloc 8 sq-window $tiny --backend cuda
 }
 
 @test "fault: sq-window with a work folder; the next run ends with the same bytes" {

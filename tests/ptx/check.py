@@ -25,10 +25,10 @@ class Emulator:
         lib = ctypes.CDLL(path)
         lib.sq_device_entry.restype = POINTER
         table = ctypes.cast(lib.sq_device_entry(), ctypes.POINTER(POINTER))
-        # abi and size, name, count, open, close, info, four of memory, space, four copies, after, sync, error, clear, ops
+        # abi and size, name, count, open, close, info, four of memory, space, four copies, three of marks, sync, four of recordings, error, clear, ops
         self.call(table[3], INT, ctypes.byref(gpu := POINTER()), INT(0), ctypes.create_string_buffer(256), I64(256))
-        self.gpu, self.alloc, self.free, self.put, self.get, self.sync = gpu, table[6], table[8], table[11], table[12], table[16]
-        self.ops = ctypes.cast(table[19], ctypes.POINTER(POINTER))
+        self.gpu, self.alloc, self.free, self.put, self.get, self.sync = gpu, table[6], table[8], table[11], table[12], table[18]
+        self.ops = ctypes.cast(table[25], ctypes.POINTER(POINTER))
         self.call(table[10], INT, gpu, I64(1 << 20))
 
     @staticmethod

@@ -28,8 +28,9 @@ int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype 
 /* the same where ops' arrays lie */
 int sq_block_new_at(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type,
                     const struct sq_ops *home) SQ_MUSTUSE;
-/* to, of the same type, = a block of the host's */
-int sq_block_put(struct sq_block *to, const struct sq_block *host) SQ_MUSTUSE;
+/* there = a block of the host's, where ops' arrays lie; made at the first time, and when the type of weights is another */
+int sq_block_mirror(struct sq_block *there, const struct sq_block *host, const struct sq_config *cfg,
+                    const struct sq_ops *home) SQ_MUSTUSE;
 /* without weights: w holds NULLs, to be pointed at matrices of that type */
 int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE;
 void sq_block_release(struct sq_block *b);

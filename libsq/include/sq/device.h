@@ -13,15 +13,16 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   2
+#define SQ_DEVICE_ABI   3
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
-/* One opened device: two streams, a workspace, the first error. Not for several threads at a time; CUDA's state does
+/* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
  * not survive a fork. */
 struct sq_gpu;
 
 /* Operations queue on the stream of work, copies on either; within a stream all is in order. */
 enum sq_queue { SQ_QUEUE_WORK, SQ_QUEUE_COPY };
+enum { SQ_GPU_MARKS = 64, SQ_GPU_RECORDINGS = 4 };
 
 struct sq_gpu_info {
     char name[128];
@@ -158,15 +159,26 @@ struct sq_device {
     void (*free_pinned)(struct sq_gpu *g, void *p);
     /* The workspace of all operations, at least this large from now on; waits for the device when it grows. */
     int (*space)(struct sq_gpu *g, size_t bytes);
-    /* Queued; host memory must stay until sync(), or until both streams have met. */
+    /* Queued; host memory must stay as it is, or is not there yet, until sync(), or reach() of a mark behind it. Device
+     * memory that is freed is used by nothing that is queued. */
     void (*put)(struct sq_gpu *g, enum sq_queue q, void *to, const void *host, size_t bytes);
     void (*get)(struct sq_gpu *g, enum sq_queue q, void *host, const void *from, size_t bytes);
     void (*copy)(struct sq_gpu *g, enum sq_queue q, void *to, const void *from, size_t bytes);
     void (*fill)(struct sq_gpu *g, enum sq_queue q, void *to, int byte, size_t bytes);
-    /* What is queued on `later` from now on waits for all that is on `earlier` now. */
-    void (*after)(struct sq_gpu *g, enum sq_queue later, enum sq_queue earlier);
+    /* A mark stands behind what is on a stream now, wherever it stood before. What is queued from now on waits for it;
+     * the host waits for it: 0 or the first failure. A mark that never stood anywhere is reached. */
+    void (*mark)(struct sq_gpu *g, int mark, enum sq_queue q);
+    void (*after)(struct sq_gpu *g, enum sq_queue q, int mark);
+    int (*reach)(struct sq_gpu *g, int mark);
     /* Waits for both streams; 0 or the first failure since open, an enum sq_err. */
     int (*sync)(struct sq_gpu *g);
+    /* Work that repeats. From record() to recorded() operations are kept, not queued: no copies of the host's, marks or
+     * waiting meanwhile, and no larger workspace. replay() queues them again, with the same arrays; false: there is no
+     * such recording. */
+    void (*record)(struct sq_gpu *g);
+    void (*recorded)(struct sq_gpu *g, int recording);
+    bool (*replay)(struct sq_gpu *g, int recording);
+    void (*forget)(struct sq_gpu *g); /* all of them */
     /* The text of that failure, "" if there was none; valid until close. */
     const char *(*error)(const struct sq_gpu *g);
     /* Forgets it, where the device still works (an operation's refusal, memory that ran out). */
@@ -182,6 +194,10 @@ int sq_device_number(int *out, const char *text) SQ_MUSTUSE;
  * ../lib/sq beside the program, never from the working directory. The library stays open. SQ_E_UNSUP when it is not
  * there or of another version. */
 int sq_device_load(const struct sq_device **out, bool emulate) SQ_MUSTUSE;
+
+/* How much device memory, and as much pinned memory of the host's, copies of at most so many bytes at a time take that run
+ * beside work (struct sq_ops: from_host, to_host, loss). */
+int64_t sq_device_copies_bytes(int64_t most);
 
 /* ---- every operation beside the reference ---- */
 

@@ -22,6 +22,8 @@ SQ_BEGIN_DECLS
 
 enum sq_backend { SQ_BACKEND_AUTO, SQ_BACKEND_REF, SQ_BACKEND_CPU, SQ_BACKEND_CUDA };
 enum sq_precision { SQ_BF16_PRODUCTS, SQ_F32_PRODUCTS };
+/* of a training step: what repeats with the same arrays and shapes */
+enum sq_part { SQ_PART_FOLD, SQ_PART_FORWARD, SQ_PART_BACKWARD, SQ_PARTS };
 
 /* A matrix as it lies in memory, f32 or bf16: x[i * ld + j] is its element (i, j), or (j, i) if transposed. Borrowed. */
 struct sq_mat {
@@ -74,9 +76,18 @@ struct sq_ops {
     void (*widen)(float *y, struct sq_floats x, int64_t n);
     void (*narrow)(struct sq_floats y, const float *x, int64_t n);
     void (*round)(float *x, enum sq_dtype type, int64_t n);
-    /* the same from and to numbers of the host's; to_host waits */
+    /* The same from and to numbers of the host's, which are there after wait(). expect: from_host will ask for these
+     * next; until then, or forget(), they stay as they are. */
     void (*from_host)(float *y, struct sq_floats host, int64_t n);
     void (*to_host)(struct sq_floats host, const float *x, int64_t n);
+    void (*expect)(struct sq_floats host, int64_t n);
+
+    /* A part of a step that comes again and again: if replay() is true, the device does what it did for this part and
+     * key before; if not, the caller calls its operations, and recorded() behind them, in any case. Only operations, no
+     * from_host, get, wait. forget() when an array goes or shapes change. The processor repeats nothing. */
+    bool (*replay)(enum sq_part part, int64_t key);
+    void (*recorded)(enum sq_part part);
+    void (*forget)(void);
 
     /* C[M,N] = A B (+ C if add), A [M,K], B [K,N]; C's rows are ldc apart. Operands are rounded to bf16 first when
      * round_bf16; products are summed in f32 (the reference: in double). Any size may be 0. */

@@ -3,24 +3,32 @@
 #include "blas.h"
 
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
-enum { OK = 0, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+#include "gpu.h"
 
-static int create(void **handle)
+enum { OK = 0, NOT_INITIALIZED = 1, INVALID_VALUE = 7, NOT_SUPPORTED = 15 };
+
+struct handle {
+    gpu_stream stream;
+};
+
+static int create(void **out)
 {
-    static int one;
-    *handle = &one;
+    *out = calloc(1, sizeof(handle));
+    return *out ? OK : NOT_INITIALIZED;
+}
+
+static int destroy(void *h)
+{
+    free(h);
     return OK;
 }
 
-static int destroy(void *)
+static int set_stream(void *h, void *stream)
 {
-    return OK;
-}
-
-static int set_stream(void *, void *)
-{
+    static_cast<handle *>(h)->stream = static_cast<gpu_stream>(stream);
     return OK;
 }
 
@@ -44,29 +52,59 @@ static bool known(int type)
     return type == BLAS_R_32F || type == BLAS_R_16BF;
 }
 
-static int gemm_ex(void *handle, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type,
-                   int lda, const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc,
-                   int compute, int algo)
+/* A product as it is queued. */
+struct product {
+    int ta, tb, m, n, k, type, lda, ldb, ldc;
+    const void *a, *b;
+    double alpha, beta;
+    float *c;
+};
+
+static double sum_of(const product &p, int64_t i, int64_t j)
 {
-    if (!handle || m < 0 || n < 0 || k < 0 || ta < BLAS_N || ta > BLAS_T || tb < BLAS_N || tb > BLAS_T || !alpha ||
-        !beta || lda < (ta == BLAS_N ? m : k) || ldb < (tb == BLAS_N ? k : n) || ldc < m || lda < 1 || ldb < 1 ||
-        ldc < 1)
+    double sum = 0;
+    for (int64_t t = 0; t < p.k; t++)
+        sum += element(p.a, p.type, p.ta == BLAS_N ? t * p.lda + i : i * p.lda + t) *
+               element(p.b, p.type, p.tb == BLAS_N ? j * p.ldb + t : t * p.ldb + j);
+    return sum;
+}
+
+static void multiply(const product &p)
+{
+#pragma omp parallel for schedule(static)
+    for (int64_t j = 0; j < p.n; j++)
+        for (int64_t i = 0; i < p.m; i++) {
+            const double sum = p.alpha * sum_of(p, i, j);
+            float *at = &p.c[j * p.ldc + i];
+            *at = (float)(p.beta == 0 ? sum : sum + p.beta * (double)*at); /* C is not read where beta is 0 */
+        }
+}
+
+static int gemm_ex(void *h, int ta, int tb, int m, int n, int k, const void *alpha, const void *a, int a_type, int lda,
+                   const void *b, int b_type, int ldb, const void *beta, void *c, int c_type, int ldc, int compute,
+                   int algo)
+{
+    if (!h || m < 0 || n < 0 || k < 0 || ta < BLAS_N || ta > BLAS_T || tb < BLAS_N || tb > BLAS_T || !alpha || !beta ||
+        lda < (ta == BLAS_N ? m : k) || ldb < (tb == BLAS_N ? k : n) || ldc < m || lda < 1 || ldb < 1 || ldc < 1)
         return INVALID_VALUE;
     if (!known(a_type) || a_type != b_type || c_type != BLAS_R_32F || compute != BLAS_COMPUTE_32F ||
         algo != BLAS_DEFAULT)
         return NOT_SUPPORTED;
-    const double x = (double)*static_cast<const float *>(alpha), y = (double)*static_cast<const float *>(beta);
-    float *to = static_cast<float *>(c);
-#pragma omp parallel for schedule(static)
-    for (int64_t j = 0; j < n; j++)
-        for (int64_t i = 0; i < m; i++) {
-            double sum = 0;
-            for (int64_t p = 0; p < k; p++)
-                sum += element(a, a_type, ta == BLAS_N ? p * lda + i : i * lda + p) *
-                       element(b, b_type, tb == BLAS_N ? j * ldb + p : p * ldb + j);
-            float *at = &to[j * ldc + i];
-            *at = (float)(y == 0 ? x * sum : x * sum + y * (double)*at); /* C is not read where beta is 0 */
-        }
+    const product p = {.ta = ta,
+                       .tb = tb,
+                       .m = m,
+                       .n = n,
+                       .k = k,
+                       .type = a_type,
+                       .lda = lda,
+                       .ldb = ldb,
+                       .ldc = ldc,
+                       .a = a,
+                       .b = b,
+                       .alpha = (double)*static_cast<const float *>(alpha),
+                       .beta = (double)*static_cast<const float *>(beta),
+                       .c = static_cast<float *>(c)};
+    gpu_queue(static_cast<handle *>(h)->stream, SQ_QUEUE_WORK, [=] { multiply(p); });
     return OK;
 }
 

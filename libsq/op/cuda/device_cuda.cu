@@ -1,8 +1,6 @@
-/* The device: memory, streams, errors, the table of operations. One source; what CUDA does is below, what the emulator
- * does beside it. */
-#include "gpu.h"
+/* The device: what it is asked for is looked at, the runtime does it, the first failure stays; the table of all that. */
+#include "runtime.h"
 
-#include <malloc.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,283 +24,23 @@ void *gpu_space(struct sq_gpu *g, size_t bytes, const char *op)
     return nullptr;
 }
 
-#ifdef __CUDACC__
-
-static const char device_name[] = "cuda";
-
-/* True, and kept as a failure, when a call did not go through. */
-static bool failed(struct sq_gpu *g, cudaError_t e, const char *what)
-{
-    if (e == cudaSuccess)
-        return false;
-    cudaGetLastError(); /* or the next launch finds it */
-    gpu_fail(g, e == cudaErrorMemoryAllocation ? SQ_E_NOMEM : SQ_E_DEVICE, "device %d: %s: %s (%d)", g->device, what,
-             cudaGetErrorString(e), (int)e);
-    return true;
-}
-
-void gpu_launched(struct sq_gpu *g, const char *kernel)
-{
-    failed(g, cudaGetLastError(), kernel);
-}
-
-int gpu_alloc(void **out, size_t bytes)
-{
-    *out = nullptr;
-    if (cudaMalloc(out, bytes ? bytes : 1) == cudaSuccess)
-        return 0;
-    cudaGetLastError();
-    return SQ_E_NOMEM;
-}
-
-static int alloc_host(void **out, size_t bytes)
-{
-    *out = nullptr;
-    if (cudaMallocHost(out, bytes ? bytes : 1) == cudaSuccess)
-        return 0;
-    cudaGetLastError();
-    return SQ_E_NOMEM;
-}
-
-void gpu_release(void *p)
-{
-    cudaFree(p);
-}
-
-static void release_host(void *p)
-{
-    cudaFreeHost(p);
-}
-
-static int count(char *why, size_t n)
-{
-    int devices = 0;
-    const cudaError_t e = cudaGetDeviceCount(&devices);
-    if (e != cudaSuccess) {
-        cudaGetLastError();
-        snprintf(why, n, "%s (%d)", cudaGetErrorString(e), (int)e);
-        return 0;
-    }
-    if (devices == 0)
-        snprintf(why, n, "the driver has no device");
-    return devices;
-}
-
-static bool start(struct sq_gpu *g)
-{
-    int major = 0, minor = 0;
-    if (failed(g, cudaSetDevice(g->device), "choosing it") ||
-        failed(g, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, g->device), "its capability") ||
-        failed(g, cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, g->device), "its capability"))
-        return false;
-    g->capability = 10 * major + minor;
-    for (int i = 0; i < 2; i++)
-        if (failed(g, cudaStreamCreateWithFlags(&g->stream[i], cudaStreamNonBlocking), "making a stream"))
-            return false;
-    return !failed(g, cudaEventCreateWithFlags(&g->event, cudaEventDisableTiming), "making an event");
-}
-
-static void stop(struct sq_gpu *g)
-{
-    for (int i = 0; i < 2; i++)
-        if (g->stream[i])
-            cudaStreamDestroy(g->stream[i]);
-    if (g->event)
-        cudaEventDestroy(g->event);
-}
-
-static void info(struct sq_gpu *g, struct sq_gpu_info *out)
-{
-    cudaDeviceProp p;
-    size_t free_bytes = 0, all = 0;
-    int clock = 0, bits = 0;
-    *out = {};
-    if (failed(g, cudaGetDeviceProperties(&p, g->device), "its properties") ||
-        failed(g, cudaMemGetInfo(&free_bytes, &all), "its memory"))
-        return;
-    snprintf(out->name, sizeof out->name, "%.127s", p.name);
-    cudaDriverGetVersion(&out->driver);
-    cudaRuntimeGetVersion(&out->runtime);
-    cudaDeviceGetAttribute(&clock, cudaDevAttrMemoryClockRate, g->device); /* kHz, two transfers a clock */
-    cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, g->device);
-    out->capability = g->capability;
-    out->bytes = (int64_t)all;
-    out->free_bytes = (int64_t)free_bytes;
-    out->processors = p.multiProcessorCount;
-    out->bytes_per_second = 2e3 * clock * bits / 8;
-}
-
-static void move(struct sq_gpu *g, enum sq_queue q, void *to, const void *from, size_t bytes, const char *what)
-{
-    if (g->rc == 0 && bytes > 0)
-        failed(g, cudaMemcpyAsync(to, from, bytes, cudaMemcpyDefault, g->stream[q]), what);
-}
-
-static void fill(struct sq_gpu *g, enum sq_queue q, void *to, int byte, size_t bytes)
-{
-    if (g->rc == 0 && bytes > 0)
-        failed(g, cudaMemsetAsync(to, byte, bytes, g->stream[q]), "filling");
-}
-
-static void after(struct sq_gpu *g, enum sq_queue later, enum sq_queue earlier)
-{
-    if (g->rc == 0 && !failed(g, cudaEventRecord(g->event, g->stream[earlier]), "an event"))
-        failed(g, cudaStreamWaitEvent(g->stream[later], g->event, 0), "an event");
-}
-
-static void wait(struct sq_gpu *g)
-{
-    for (int i = 0; i < 2; i++)
-        failed(g, cudaStreamSynchronize(g->stream[i]), "waiting for it");
-}
-
-#else
-
-#include <sys/mman.h>
-
-#include <map>
-
-static const char device_name[] = "emu";
-
-/* Two of them: one with a unit for bf16, one without. All is done when a call returns. */
-static const int capabilities[] = {80, 75};
-
-void gpu_launched(struct sq_gpu *, const char *)
-{
-}
-
-/* Memory that an emulated device has: SQ_EMU_BYTES, or as much as there is. */
-static size_t emulated_bytes()
-{
-    const char *s = getenv("SQ_EMU_BYTES");
-    return s ? strtoull(s, nullptr, 10) : 0;
-}
-
-static size_t taken;
-
-/* What there is of device memory, by its first byte. */
-static std::map<uintptr_t, size_t> owned;
-
-bool gpu_owns(const void *p)
-{
-    const uintptr_t at = (uintptr_t)p;
-    auto next = owned.upper_bound(at);
-    if (!p || next == owned.begin())
-        return !p;
-    const auto &range = *--next;
-    return at <= range.first + range.second; /* one behind the end is an address of the array */
-}
-
-bool gpu_is_host(const void *word)
-{
-    const uintptr_t page = 4096, at = (uintptr_t)word;
-    if (at < (uintptr_t)1 << 32 || at >= (uintptr_t)1 << 47 || gpu_owns(word))
-        return false;
-    return msync((void *)(at / page * page), 1, MS_ASYNC) == 0; /* ENOMEM: nothing is there, so it is a number */
-}
-
-/* what is read before it is written is NaN */
-static int alloc_host(void **out, size_t bytes)
-{
-    *out = aligned_alloc(256, (bytes + 256) / 256 * 256);
-    if (*out)
-        memset(*out, 0xff, bytes);
-    return *out ? 0 : SQ_E_NOMEM;
-}
-
-int gpu_alloc(void **out, size_t bytes)
-{
-    const size_t all = emulated_bytes();
-    *out = nullptr;
-    if (all > 0 && taken + bytes > all)
-        return SQ_E_NOMEM;
-    const int rc = alloc_host(out, bytes);
-    if (rc == 0) {
-        taken += malloc_usable_size(*out);
-        owned[(uintptr_t)*out] = bytes;
-    }
-    return rc;
-}
-
-void gpu_release(void *p)
-{
-    taken -= malloc_usable_size(p);
-    owned.erase((uintptr_t)p);
-    free(p);
-}
-
-static void release_host(void *p)
-{
-    free(p);
-}
-
-static int count(char *, size_t)
-{
-    return (int)SQ_COUNT(capabilities);
-}
-
-static bool start(struct sq_gpu *g)
-{
-    g->capability = capabilities[g->device];
-    return true;
-}
-
-static void stop(struct sq_gpu *)
-{
-}
-
-static void info(struct sq_gpu *g, struct sq_gpu_info *out)
-{
-    *out = {};
-    snprintf(out->name, sizeof out->name, "emulated sm_%d", g->capability);
-    out->capability = g->capability;
-    out->processors = 1;
-    out->bytes = (int64_t)emulated_bytes();
-    out->free_bytes = out->bytes - (out->bytes ? (int64_t)taken : 0);
-}
-
-static void move(struct sq_gpu *g, enum sq_queue, void *to, const void *from, size_t bytes, const char *)
-{
-    if (g->rc == 0 && bytes > 0)
-        memmove(to, from, bytes);
-}
-
-static void fill(struct sq_gpu *g, enum sq_queue, void *to, int byte, size_t bytes)
-{
-    if (!gpu_owns(to))
-        gpu_fail(g, SQ_E_DEVICE, "filling memory of the host's");
-    else if (g->rc == 0 && bytes > 0)
-        memset(to, byte, bytes);
-}
-
-static void after(struct sq_gpu *, enum sq_queue, enum sq_queue)
-{
-}
-static void wait(struct sq_gpu *)
-{
-}
-
-#endif
-
-/* ---- the same for both ---- */
-
 static void close(struct sq_gpu **out)
 {
     struct sq_gpu *g = *out;
     if (!g)
         return;
-    wait(g);
+    gpu_wait(g);
     gpu_blas_close(g);
     if (g->space)
         gpu_release(g->space);
-    stop(g);
+    gpu_stop(g);
     free(g);
     *out = nullptr;
 }
 
 static int open(struct sq_gpu **out, int device, char *why, size_t n)
 {
-    const int devices = count(why, n);
+    const int devices = gpu_count(why, n);
     *out = nullptr;
     if (devices == 0)
         return SQ_E_UNSUP;
@@ -316,7 +54,7 @@ static int open(struct sq_gpu **out, int device, char *why, size_t n)
         return SQ_E_NOMEM;
     }
     g->device = device;
-    if (!start(g)) {
+    if (!gpu_start(g)) {
         const int rc = g->rc;
         snprintf(why, n, "%s", g->error);
         close(&g);
@@ -341,7 +79,7 @@ static int alloc(struct sq_gpu *g, void **out, size_t bytes)
 
 static int alloc_pinned(struct sq_gpu *g, void **out, size_t bytes)
 {
-    return alloc_of(g, out, bytes, alloc_host, "pinned");
+    return alloc_of(g, out, bytes, gpu_alloc_host, "pinned");
 }
 
 static void free_memory(struct sq_gpu *, void *p)
@@ -351,7 +89,7 @@ static void free_memory(struct sq_gpu *, void *p)
 
 static void free_pinned(struct sq_gpu *, void *p)
 {
-    release_host(p);
+    gpu_release_host(p);
 }
 
 static int space(struct sq_gpu *g, size_t bytes)
@@ -359,7 +97,7 @@ static int space(struct sq_gpu *g, size_t bytes)
     void *larger;
     if (bytes <= g->space_bytes)
         return 0;
-    wait(g);
+    gpu_wait(g);
     if (g->space)
         gpu_release(g->space); /* nothing in it is needed again, and both may be more than there is */
     g->space = nullptr;
@@ -372,7 +110,9 @@ static int space(struct sq_gpu *g, size_t bytes)
     return 0;
 }
 
-/* Memory that a copy or a product takes for the device's. */
+/* ---- streams: nothing is queued behind a failure ---- */
+
+/* Memory that a copy takes for the device's. */
 static bool expect_own(struct sq_gpu *g, const void *p, const char *what)
 {
     if (!gpu_owns(p))
@@ -382,26 +122,62 @@ static bool expect_own(struct sq_gpu *g, const void *p, const char *what)
 
 static void put(struct sq_gpu *g, enum sq_queue q, void *to, const void *host, size_t bytes)
 {
-    if (expect_own(g, to, "copying to"))
-        move(g, q, to, host, bytes, "copying to it");
+    if (bytes > 0 && expect_own(g, to, "copying to"))
+        gpu_move(g, q, to, host, bytes, "copying to it");
 }
 
 static void get(struct sq_gpu *g, enum sq_queue q, void *host, const void *from, size_t bytes)
 {
-    if (expect_own(g, from, "copying from"))
-        move(g, q, host, from, bytes, "copying from it");
+    if (bytes > 0 && expect_own(g, from, "copying from"))
+        gpu_move(g, q, host, from, bytes, "copying from it");
 }
 
 static void copy(struct sq_gpu *g, enum sq_queue q, void *to, const void *from, size_t bytes)
 {
-    if (expect_own(g, to, "copying on it to") && expect_own(g, from, "copying on it from"))
-        move(g, q, to, from, bytes, "copying on it");
+    if (bytes > 0 && expect_own(g, to, "copying on it to") && expect_own(g, from, "copying on it from"))
+        gpu_move(g, q, to, from, bytes, "copying on it");
+}
+
+static void fill(struct sq_gpu *g, enum sq_queue q, void *to, int byte, size_t bytes)
+{
+    if (bytes > 0 && expect_own(g, to, "filling"))
+        gpu_fill(g, q, to, byte, bytes);
+}
+
+static void mark(struct sq_gpu *g, int mark, enum sq_queue q)
+{
+    if (g->rc == 0)
+        gpu_mark(g, mark, q);
+}
+
+static void after(struct sq_gpu *g, enum sq_queue q, int mark)
+{
+    if (g->rc == 0)
+        gpu_after(g, q, mark);
+}
+
+static int reach(struct sq_gpu *g, int mark)
+{
+    if (g->rc == 0)
+        gpu_wait_mark(g, mark);
+    return g->rc;
 }
 
 static int sync(struct sq_gpu *g)
 {
-    wait(g);
+    gpu_wait(g);
     return g->rc;
+}
+
+static void record(struct sq_gpu *g)
+{
+    if (g->rc == 0)
+        gpu_record(g);
+}
+
+static bool replay(struct sq_gpu *g, int recording)
+{
+    return g->rc == 0 && gpu_replay(g, recording);
 }
 
 static const char *error(const struct sq_gpu *g)
@@ -455,11 +231,11 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
     static const struct sq_device device = {
         .abi = SQ_DEVICE_ABI,
         .size = sizeof(struct sq_device),
-        .name = device_name,
-        .count = count,
+        .name = gpu_runtime_name,
+        .count = gpu_count,
         .open = open,
         .close = close,
-        .info = info,
+        .info = gpu_info,
         .alloc = alloc,
         .alloc_pinned = alloc_pinned,
         .free = free_memory,
@@ -469,8 +245,14 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
         .get = get,
         .copy = copy,
         .fill = fill,
+        .mark = mark,
         .after = after,
+        .reach = reach,
         .sync = sync,
+        .record = record,
+        .recorded = gpu_recorded,
+        .replay = replay,
+        .forget = gpu_forget,
         .error = error,
         .clear = clear,
         .ops = &ops,

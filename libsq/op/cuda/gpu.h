@@ -15,17 +15,19 @@
 #ifdef __CUDACC__
 #include <cuda_runtime.h>
 typedef cudaStream_t gpu_stream;
-typedef cudaEvent_t gpu_event;
 #else
-typedef int gpu_stream, gpu_event;
+#include <functional>
+#include <tuple>
+typedef struct sq_gpu *gpu_stream; /* whose it is */
 #endif
 
 struct gpu_blas;
+struct gpu_runtime;
 
 struct sq_gpu {
     int device, capability;
     gpu_stream stream[2];
-    gpu_event event;
+    struct gpu_runtime *runtime; /* marks, recordings, what the emulator has queued */
     void *space;
     size_t space_bytes;
     struct gpu_blas *blas; /* NULL until a product runs */
@@ -44,19 +46,29 @@ int gpu_alloc(void **out, size_t bytes);
 void gpu_release(void *p);
 void gpu_blas_close(struct sq_gpu *g);
 
-/* ---- whose memory an address is: seen by the emulator only, where a GPU would fault ---- */
+/* ---- launches ----
+ * GPU_LAUNCH(g, kernel, grid, block, arguments...): grid and block are dim3 or counts of at least 1. */
 #ifdef __CUDACC__
-#define GPU_CHECK_ARGS(g, kernel, ...) ((void)0)
+#define GPU_LAUNCH(g, kernel, grid, block, ...)                                           \
+    do {                                                                                  \
+        if ((g)->rc == 0) {                                                               \
+            SIMT_LAUNCH(kernel, grid, block, 0, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__); \
+            gpu_launched((g), #kernel);                                                   \
+        }                                                                                 \
+    } while (0)
+
 static inline bool gpu_owns(const void *)
 {
     return true;
 }
 #else
-bool gpu_owns(const void *p);      /* NULL, too */
+bool gpu_owns(const void *p);       /* device memory, or NULL */
 bool gpu_is_host(const void *word); /* an address of memory that is there, and not the device's */
+/* Behind what that stream does already; runtime.h says when. */
+void gpu_queue(struct sq_gpu *g, enum sq_queue q, std::function<void()> what);
 
-/* No address in an argument is the host's: itself, or a word of a struct, where the compiler can tell these from gaps, in
- * which anything may stand, and where no sanitizer has memory under every number. */
+/* No address in an argument is the host's, where a GPU would fault: itself, or a word of a struct, where the compiler can
+ * tell these from gaps, in which anything may stand, and where no sanitizer has memory under every number. */
 template <class T> static bool gpu_reachable(T x)
 {
     if constexpr (std::is_pointer_v<T>)
@@ -82,18 +94,18 @@ template <class... T> static void gpu_check_args(struct sq_gpu *g, const char *k
     if (n < (int)sizeof...(args))
         gpu_fail(g, SQ_E_DEVICE, "%s: argument %d is memory of the host's", kernel, n + 1);
 }
-#define GPU_CHECK_ARGS(g, kernel, ...) gpu_check_args(g, kernel, __VA_ARGS__)
-#endif
 
-/* grid and block: dim3 or counts of at least 1 */
-#define GPU_LAUNCH(g, kernel, grid, block, ...)                                           \
-    do {                                                                                  \
-        GPU_CHECK_ARGS(g, #kernel, __VA_ARGS__);                                          \
-        if ((g)->rc == 0) {                                                               \
-            SIMT_LAUNCH(kernel, grid, block, 0, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__); \
-            gpu_launched((g), #kernel);                                                   \
-        }                                                                                 \
-    } while (0)
+/* Arguments are copied, and converted to the kernel's, now. */
+template <class... P, class... A>
+static void gpu_launch(struct sq_gpu *g, const char *name, void (*kernel)(P...), dim3 grid, dim3 block, const A &...args)
+{
+    const std::tuple<P...> given(args...);
+    std::apply([&](const P &...x) { gpu_check_args(g, name, x...); }, given);
+    if (g->rc == 0)
+        gpu_queue(g, SQ_QUEUE_WORK, [=] { simt::launch(grid, block, 0, [&] { std::apply(kernel, given); }); });
+}
+#define GPU_LAUNCH(g, kernel, grid, block, ...) gpu_launch(g, #kernel, kernel, grid, block, __VA_ARGS__)
+#endif
 
 enum { GPU_BLOCK = 256, GPU_LANES = 32, GPU_ROW_BLOCK = 128, GPU_ROWS = GPU_ROW_BLOCK / GPU_LANES };
 #define GPU_ALL 0xffffffffu
