@@ -212,16 +212,12 @@ static void buffers_are_used_again(void **state)
         set(host, (float)i);
         ops->from_host(there + i * SMALL, (struct sq_floats){SQ_F32, host}, SMALL);
         ops->add(there + i * SMALL, there + i * SMALL, SMALL);
-        if (i % 3 == 0)
-            ops->to_host((struct sq_floats){SQ_F32, back + i * SMALL}, there + i * SMALL, SMALL);
     }
+    for (int i = 0; i < MANY; i++)
+        ops->to_host((struct sq_floats){SQ_F32, back + i * SMALL}, there + i * SMALL, SMALL);
     assert_int_equal(ops->wait(), 0);
-    for (int i = 0; i < MANY; i++) {
-        float all[SMALL];
-        assert_int_equal(ops->get(all, there + i * SMALL, sizeof all), 0);
-        for (int j = 0; j < SMALL; j++)
-            assert_true(all[j] == 2 * (float)i && (i % 3 || back[i * SMALL + j] == 2 * (float)i));
-    }
+    for (int i = 0; i < MANY * SMALL; i++)
+        assert_true(back[i] == 2 * (float)(i / SMALL));
     ops->release(there);
     free(back);
 }

@@ -39,6 +39,7 @@ struct gpu_runtime {
     bool records = false;
     std::vector<item> now, recording[SQ_GPU_RECORDINGS];
     uint64_t random = 1;
+    int first = 0, turns = 0; /* which stream goes on as long as it can, for so many items */
 };
 
 void gpu_launched(struct sq_gpu *, const char *)
@@ -180,15 +181,18 @@ static bool go_on(struct gpu_runtime *r, int q)
     return true;
 }
 
-/* Goes on, here or there, until this stream has done so many. A turn is long: one stream may be far before the other. */
+/* Goes on, here or there, until this stream has done so many. A turn may be long, and last over several calls: one stream
+ * is far before the other then. */
 static void run_until(struct gpu_runtime *r, int q, int64_t many)
 {
-    while (r->queues[q].done < many) {
-        r->random = r->random * 6364136223846793005ull + 1442695040888963407ull;
-        const int first = (int)(r->random >> 40 & 1), turns = 1 << (r->random >> 41 & 7);
-        for (int i = 0; i < turns && go_on(r, first); i++)
-            ;
-        go_on(r, 1 - first);
+    for (; r->queues[q].done < many; r->turns--) {
+        if (r->turns <= 0) {
+            r->random = r->random * 6364136223846793005ull + 1442695040888963407ull;
+            r->first = (int)(r->random >> 40 & 1);
+            r->turns = 1 << (r->random >> 41 & 15);
+        }
+        if (!go_on(r, r->first))
+            go_on(r, 1 - r->first);
     }
 }
 
