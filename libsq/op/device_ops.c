@@ -156,7 +156,7 @@ static void to_host(struct sq_floats host, const float *x, int64_t n)
 static bool replay(enum sq_part k, int64_t key)
 {
     if (part[k].state == RECORDED && part[k].key == key)
-        return lib->replay(gpu, k);
+        return lib->replay(gpu, (int)k);
     if (part[k].state == RECORDED)
         return false; /* the rest of an epoch: not worth a recording */
     part[k].state = part[k].state == SEEN && part[k].key == key ? RECORDING : SEEN;
@@ -170,8 +170,8 @@ static void recorded(enum sq_part k)
 {
     if (part[k].state != RECORDING)
         return;
-    lib->recorded(gpu, k);
-    part[k].state = lib->replay(gpu, k) ? RECORDED : UNKNOWN;
+    lib->recorded(gpu, (int)k);
+    part[k].state = lib->replay(gpu, (int)k) ? RECORDED : UNKNOWN;
 }
 
 static void forget(void)
