@@ -336,10 +336,10 @@ static void rowquant_encode(struct sq_codes *to, const float *z, const struct sq
     op->rowquant_encode(gpu, to, z, p, u, l, rows, cols);
 }
 
-static void rowquant_error(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t tries, int64_t n)
+static void rowquant_search(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols)
 {
-    op->rowquant_error(gpu, err, z, weight, p, scale, zero, 1, tries, n);
+    op->rowquant_search(gpu, u, l, z.x, z.type, weight, p, rows, cols);
 }
 
 static void nll(double *y, const float *logits, const int32_t *target, int64_t rows, int64_t vocab)
@@ -394,7 +394,7 @@ static const struct sq_ops table = {
     .rowquant = rowquant,
     .rowquant_grad = rowquant_grad,
     .rowquant_encode = rowquant_encode,
-    .rowquant_error = rowquant_error,
+    .rowquant_search = rowquant_search,
     .nll = nll,
     .kl = kl,
 };

@@ -166,8 +166,11 @@ struct sq_ops {
                           const float *u, const float *l, int64_t rows, int64_t cols);
     void (*rowquant_encode)(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
                             const float *l, int64_t rows, int64_t cols);
-    void (*rowquant_error)(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t tries, int64_t n);
+    /* Where clipping starts: u, l [rows, G], the logits of the two factors of every group (at most 8) whose rounding error,
+     * sum over its channels of weight[j] (z - rounded z)^2, is the least that a search over the lattice of 1/160 finds; equal
+     * ones when symmetric. z [rows, cols], weight [cols] or NULL: ones. The reference's bits on every backend. */
+    void (*rowquant_search)(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols);
 
     /* nll[i] = -log softmax(logits[i,:])[target[i]] in double; and per row KL(base || logits) and argmax agreement */
     void (*nll)(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);

@@ -50,6 +50,6 @@ void sq_cpu_fill(struct sq_ops *ops)
     sq_rows_fill(ops);
     ops->rowquant = sq_rowquant_cpu;
     ops->rowquant_grad = sq_rowquant_grad_cpu;
-    ops->rowquant_error = sq_rowquant_error_cpu;
+    ops->rowquant_search = sq_rowquant_search_cpu;
     ops->rowquant_encode = sq_rowquant_encode_cpu;
 }

@@ -209,7 +209,7 @@ static const struct sq_device_ops ops = {
     ROW(rowquant),
     ROW(rowquant_grad),
     ROW(rowquant_encode),
-    ROW(rowquant_error),
+    ROW(rowquant_search),
     ROW(nll),
     ROW(kl),
     ROW(widen),
