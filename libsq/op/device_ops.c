@@ -318,6 +318,11 @@ static void collect(float *dx, const float *dy, const float *base, const float *
     op->collect(gpu, dx, dy, base, x, first, from, inverse, m);
 }
 
+static void hadamard(float *y, const float *x, const float *sign, int64_t rows, int64_t n)
+{
+    op->hadamard(gpu, y, x, sign, rows, n);
+}
+
 static void rowquant(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
                      int64_t cols)
 {
@@ -391,6 +396,7 @@ static const struct sq_ops table = {
     .fold_grad = fold_grad,
     .spread = spread,
     .collect = collect,
+    .hadamard = hadamard,
     .rowquant = rowquant,
     .rowquant_grad = rowquant_grad,
     .rowquant_encode = rowquant_encode,

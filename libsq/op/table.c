@@ -46,6 +46,7 @@ static const struct sq_ops reference = {
     .add = sq_add_ref,
     .bias = sq_bias_ref,
     .bias_grad = sq_bias_grad_ref,
+    .hadamard = sq_hadamard_ref,
     .adamw = sq_adamw_ref,
     .rowquant = sq_rowquant_ref,
     .rowquant_grad = sq_rowquant_grad_ref,

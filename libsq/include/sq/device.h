@@ -131,6 +131,8 @@ struct sq_device_ops {
      * of -dy[i] base[i] / x[k]^2. first [m + 1], from [n] list for every k the i with map[i] == k. */
     void (*collect)(struct sq_gpu *g, float *dx, const float *dy, const float *base, const float *x,
                     const int32_t *first, const int32_t *from, bool inverse, int64_t m);
+    /* SQ_E_UNSUP for an order that sq_hadamard_order() refuses. */
+    void (*hadamard)(struct sq_gpu *g, float *y, const float *x, const float *sign, int64_t rows, int64_t n);
 };
 
 enum { SQ_GPU_COUNT_SPACE = 1 << 14 };

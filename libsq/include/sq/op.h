@@ -135,6 +135,10 @@ struct sq_ops {
     void (*bias)(float *y, const float *bias, int64_t rows, int64_t n);
     void (*bias_grad)(float *dbias, const float *dy, int64_t rows, int64_t n);
 
+    /* y[i,:] = (sign * x[i,:]) H / sqrt(n), H a Hadamard matrix of order n = 2^k m (METHOD 8): H_m of Paley's, or 1, (x) H_2^k in
+     * Sylvester's order. sign [n] or NULL: ones. sq_hadamard_order(n) must be 0. */
+    void (*hadamard)(float *y, const float *x, const float *sign, int64_t rows, int64_t n);
+
     /* One AdamW step, weight decay 0, step counted from 1; m, v are the moments. beta 0.9, 0.999, eps 1e-8:
      * x -= (m / (sqrt(v) / sqrt(1 - beta2^step) + eps)) * lr / (1 - beta1^step) */
     void (*adamw)(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
@@ -176,6 +180,10 @@ struct sq_ops {
     void (*nll)(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
     void (*kl)(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
 };
+
+/* 0 when there is a Hadamard matrix of this order here: n = 2^k m up to 2^20, m 1 or 4 times an odd number up to 63 but 23, 29,
+ * 39, 43, 47 and 59; else SQ_E_UNSUP. */
+int sq_hadamard_order(int64_t n) SQ_MUSTUSE;
 
 /* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is process-wide and
  * constant; SQ_ISA is read by the first call. SQ_E_UNSUP when a named backend or SQ_ISA cannot run here, SQ_E_ARG for an

@@ -224,6 +224,7 @@ static const struct sq_device_ops ops = {
     ROW(fold_grad),
     ROW(spread),
     ROW(collect),
+    ROW(hadamard),
 };
 
 extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)

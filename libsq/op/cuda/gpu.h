@@ -295,6 +295,7 @@ GPU_OP(fold);
 GPU_OP(fold_grad);
 GPU_OP(spread);
 GPU_OP(collect);
+GPU_OP(hadamard);
 }
 
 #endif
