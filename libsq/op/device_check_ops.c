@@ -412,8 +412,8 @@ static void bias_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void 
 
 static const int64_t matrix_shapes[][CHECK_DIMS] = {{0, 3}, {1, 1}, {1, 300}, {33, 7}, {1000, 5}, {600, 64}, {9000, 2}};
 
-/* U for every step of butterflies and for the scale, as roundings of all values, which the transform keeps apart; then a sum
- * of m terms of both signs */
+/* Each step of butterflies, and the scale, errs by at most U of every value: U^2 of the NMSE each, as they are
+ * independent and the transform is orthogonal; then a sum of m terms of both signs. */
 static double hadamard_limit(int64_t n)
 {
     int64_t steps = 2;

@@ -1,7 +1,8 @@
 #include "sq/params.h"
 
 /* Mean squares of a linear's input as float weights of largest value 1; false when there are none. */
-static bool weights_of(float *out, const struct sq_input_stats *stats, const struct sq_config *c, int64_t k, int64_t cols)
+static bool weights_of(float *out, const struct sq_input_stats *stats, const struct sq_config *c, int64_t k,
+                       int64_t cols)
 {
     const int64_t expert = k < SQ_GATE ? 0 : (k - SQ_GATE) / 3;
     const bool down = k >= SQ_GATE && (k - SQ_GATE) % 3 == 2;

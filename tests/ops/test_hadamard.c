@@ -1,4 +1,4 @@
-/* Rows times Hadamard matrices: the matrices beside the oracle's and their definition, the processor beside the reference. */
+/* Rows times Hadamard matrices: these beside the oracle's and their definition, the processor beside the reference. */
 #include "ops_check.h"
 
 #include "../golden.h"
@@ -100,8 +100,8 @@ static void run(const struct sq_ops *ops, struct buf *b, const int64_t *z)
     ops->hadamard(b[0].cur, b[1].cur, z[2] ? b[2].cur : NULL, z[0], z[1]);
 }
 
-/* Each of k steps, and the scale, errs by at most U of every value: U^2 of the NMSE each, as they are independent and the
- * transform is orthogonal; a sum of m terms of both signs by U^2 m / 2. */
+/* Each of k steps, and the scale, errs by at most U of every value: U^2 of the NMSE each, as they are independent and
+ * the transform is orthogonal; a sum of m terms of both signs by U^2 m / 2. */
 static double limit(int64_t n)
 {
     int64_t steps = 2;

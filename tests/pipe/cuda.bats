@@ -13,7 +13,8 @@ calib() { # calib SAMPLES LENGTH [option ...]: the model with calibration tokens
 }
 
 learn() { # learn OUT [option ...]: one window of the first layer; emulated, a search of its clipping would take seconds
-    sq-window -q -i calib.sq --no-prov -s W2A16 --init minmax --windows 0-0 --order window --epochs 2 --batch 2 "${@:2}" -o "$1"
+    sq-window -q -i calib.sq --no-prov -s W2A16 --init minmax --windows 0-0 --order window --epochs 2 --batch 2 \
+        "${@:2}" -o "$1"
 }
 
 @test "cuda: a device is named in the messages, or why there is none" {
@@ -54,7 +55,8 @@ learn() { # learn OUT [option ...]: one window of the first layer; emulated, a s
 @test "cuda: the numbers of a window are the processor's, but for rounding" {
     calib 3 16
     for backend in cpu cuda; do
-        learn $backend.sq --windows 0-1 --schedule slider:2,2,2,1 --backend $backend --precision f32 --metrics $backend.json
+        learn $backend.sq --windows 0-1 --schedule slider:2,2,2,1 --backend $backend --precision f32 \
+            --metrics $backend.json
     done
     python3 - <<'END'
 import json

@@ -188,9 +188,11 @@ def lattice():
 def check_rowquant_search(c):
     for q, rows, cols in ((Rowq(2, False, True, 0, 1.0), 2, 7), (Rowq(3, True, False, 16, 1.0), 1, 40)):
         groups = rows * ((cols - 1) // q.group + 1 if q.group else 1)
-        a = {"u": floats([0] * groups), "l": floats([0] * groups), "z": floats(wave(rows * cols, 1)), "w": floats([abs(v) for v in wave(cols, 2)])}
+        a = {"u": floats([0] * groups), "l": floats([0] * groups), "z": floats(wave(rows * cols, 1)),
+             "w": floats([abs(v) for v in wave(cols, 2)])}
         c.run("rowquant", "rowquant_search_groups", groups, 128, a,
-              ["u", "l", lambda places: struct.pack("<Q?7x", places["z"], False), "w", lambda _: rows_struct(q, 0, 0, rows, cols), lambda _: lattice()],
+              ["u", "l", lambda places: struct.pack("<Q?7x", places["z"], False), "w",
+               lambda _: rows_struct(q, 0, 0, rows, cols), lambda _: lattice()],
               lambda a: c.emu.run("rowquant_search", a["u"], a["l"], a["z"], INT(0), a["w"], q, I64(rows), I64(cols)))
 
 

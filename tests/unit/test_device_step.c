@@ -373,7 +373,7 @@ static void test_layers(void **state)
     free(first);
 }
 
-/* ---- the search of clipping factors: integers, divisions and sums whose order is given, so the reference's bits ---- */
+/* ---- the search of clipping factors: IEEE operations, sums of a given order, so the reference's bits ---- */
 
 static void search_beside_reference(const struct mode *m, bool weighted)
 {

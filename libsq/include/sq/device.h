@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   3
+#define SQ_DEVICE_ABI   4
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -82,8 +82,8 @@ struct sq_device_ops {
     void (*rowquant_encode)(struct sq_gpu *g, struct sq_codes *to, const float *z, const struct sq_rowq *p,
                             const float *u, const float *l, int64_t rows, int64_t cols);
     /* z of type f32 or bf16; the reference's bits */
-    void (*rowquant_search)(struct sq_gpu *g, float *u, float *l, const void *z, enum sq_dtype type, const float *weight,
-                            const struct sq_rowq *p, int64_t rows, int64_t cols);
+    void (*rowquant_search)(struct sq_gpu *g, float *u, float *l, const void *z, enum sq_dtype type,
+                            const float *weight, const struct sq_rowq *p, int64_t rows, int64_t cols);
     void (*nll)(struct sq_gpu *g, double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
     void (*kl)(struct sq_gpu *g, double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows,
                int64_t vocab);

@@ -1,5 +1,5 @@
-/* Rows times a Hadamard matrix: butterflies for its power of two, then plain sums over the m pieces of a row, a strip of
- * columns at a time. A thread takes rows. */
+/* Rows times a Hadamard matrix: butterflies for its power of two, then plain sums over the m pieces of a row, a strip
+ * of columns at a time. A thread takes rows. */
 #include "cpu.h"
 
 #include <math.h>

@@ -2,8 +2,8 @@
  *
  *   tiles     H_2^j, j = min(k, 12): a block of 256 threads takes 4096 values, which are whole pieces of 2^j, through j
  *             steps of butterflies in shared memory; 8 bytes an element from and to memory, 8 j within shared memory
- *   columns   what is left, H_m (x) H_2^(k-j) of order d <= 256, across the pieces: a block takes 32 columns of d values,
- *             a warp one output of each at a time; d additions an element: from d of about 50 on these bound it
+ *   columns   what is left, H_m (x) H_2^(k-j) of order d <= 256, across the pieces: a block takes 32 columns of d
+ *             values, a warp one output of each at a time; d additions an element: from d of about 50 on these bound it
  *
  * Shared: 16 kB; 40 kB. */
 #include "gpu.h"

@@ -2,9 +2,9 @@
  *
  *   y, dz    bound by memory: 8 bytes an element forward, 12 backward; a row of 44 kB comes from L2 the second time
  *   codes    5 bytes an element
- *   search   by arithmetic: some 400 to 600 pairs of factors a group, two roundings and a division per element and pair;
- *            a block a group, a thread a pair and a chunk of 256 channels (neighbours read the same channel), no result
- *            leaves the device but the factors
+ *   search   by arithmetic: some 600 pairs of factors a group, a rounding and a division per element and
+ *            pair; a block a group, a thread a pair and a chunk of 256 channels (neighbours read the same
+ *            channel), no result leaves the device but the factors
  *
  * Blocks of 128 threads: four groups, no shared memory, no barrier; but in the search. */
 #include "rowquant_warp.h"
@@ -78,8 +78,8 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     }
 }
 
-/* The error of the pair that this thread has in a round, for as many threads as the round has pairs: the block's threads
- * take a pair and every chunks-th chunk, parts [threads] are added in double in order. */
+/* The error of a pair of this round, in thread k that of pair k: the block's threads take a pair and every chunks-th
+ * chunk of it, parts [threads] are added in double in order. */
 static __device__ double pair_error(float *part, const struct rq_search &s, const struct rq_lattice &t,
                                     const gpu_floats &z, int64_t at, const float *weight, int64_t n, float max,
                                     float min, const struct sq_rowq &p)
@@ -175,14 +175,14 @@ void sq_rowquant_encode_cuda(struct sq_gpu *g, struct sq_codes *to, const float 
         GPU_LAUNCH(g, rowquant_encode_rows, gpu_row_blocks(rows), GPU_ROW_BLOCK, host, z, r);
 }
 
-void sq_rowquant_search_cuda(struct sq_gpu *g, float *u, float *l, const void *z, enum sq_dtype type, const float *weight,
-                             const struct sq_rowq *p, int64_t rows, int64_t cols)
+void sq_rowquant_search_cuda(struct sq_gpu *g, float *u, float *l, const void *z, enum sq_dtype type,
+                             const float *weight, const struct sq_rowq *p, int64_t rows, int64_t cols)
 {
     const warp_rows r = warp_rows_of(p, nullptr, nullptr, rows, cols);
     const gpu_floats from = gpu_floats_of(z, type);
     struct rq_lattice t;
     rq_lattice_init(&t);
+    const unsigned blocks = (unsigned)SQ_MIN(rows * r.groups, (int64_t)GPU_GRID);
     if (rows > 0 && cols > 0)
-        GPU_LAUNCH(g, rowquant_search_groups, (unsigned)SQ_MIN(rows * r.groups, (int64_t)GPU_GRID), GPU_ROW_BLOCK, u, l, from,
-                   weight, r, t);
+        GPU_LAUNCH(g, rowquant_search_groups, blocks, GPU_ROW_BLOCK, u, l, from, weight, r, t);
 }
