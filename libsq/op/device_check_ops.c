@@ -412,6 +412,44 @@ static void bias_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void 
 
 static const int64_t matrix_shapes[][CHECK_DIMS] = {{0, 3}, {1, 1}, {1, 300}, {33, 7}, {1000, 5}, {600, 64}, {9000, 2}};
 
+/* Each step of butterflies, and the scale, errs by at most U of every value: U^2 of the NMSE each, as they are
+ * independent and the transform is orthogonal; then a sum of m terms of both signs. */
+static double hadamard_limit(int64_t n)
+{
+    int64_t steps = 2;
+    for (; n % 2 == 0; n /= 2)
+        steps++;
+    return check_sum_limit(steps + 4 * n);
+}
+
+/* z: rows n signs */
+static void hadamard_args(struct check_call *c)
+{
+    check_out(c, SQ_F32, c->z[0] * c->z[1], hadamard_limit(c->z[1]));
+    check_in(c, SQ_F32, c->z[0] * c->z[1]);
+    check_in(c, SQ_F32, c->z[1]);
+}
+
+static void hadamard_values(void *const *p, const int64_t *z)
+{
+    for (int64_t i = 0; i < z[1]; i++)
+        F(2)[i] = F(2)[i] < 0 ? -1 : 1;
+}
+
+static void hadamard_ref(void *const *p, const int64_t *z)
+{
+    check_reference()->hadamard(F(0), CF(1), z[2] ? CF(2) : NULL, z[0], z[1]);
+}
+
+static void hadamard_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
+{
+    o->hadamard(g, F(0), CF(1), z[2] ? CF(2) : NULL, z[0], z[1]);
+}
+
+static const int64_t hadamard_shapes[][CHECK_DIMS] = {{0, 4, 1},   {3, 1, 1},   {5, 2, 0},  {33, 12, 1},  {2, 28, 0},
+                                                      {3, 52, 1},  {7, 128, 1}, {40, 160, 0}, {2, 1120, 1}, {1, 252, 0},
+                                                      {2, 4096, 0}, {1, 8192, 1}};
+
 /* in double throughout: the reference's bits */
 static void adamw_args(struct check_call *c)
 {
@@ -515,5 +553,14 @@ static const struct check_op ops[] = {
      {6144, 4096},
      NULL},
     {"adamw", "n", adamw_args, adamw_values, adamw_ref, adamw_dev, SHAPES(counts), {1 << 22}, NULL},
+    {"hadamard",
+     "rows n signs",
+     hadamard_args,
+     hadamard_values,
+     hadamard_ref,
+     hadamard_dev,
+     SHAPES(hadamard_shapes),
+     {6144, 4096, 1},
+     NULL},
 };
 const struct check_table check_layer = {ops, SQ_COUNT(ops)};

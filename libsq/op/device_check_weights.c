@@ -140,41 +140,49 @@ static const int64_t encode_shapes[][CHECK_DIMS] = {
     {5, 33, 2, 0, 50, CLIP}, {9, 20, 8, 0, 70, SYM},  {2, 600, 4, 0, 100, CLIP | SYM},
 };
 
-/* z: rows tries n bits weighted; err, z weight scale zero */
-static void error_args(struct check_call *c)
+/* z: rows cols bits group flags; u l, z weight */
+enum { WEIGHTED = 4, NARROW = 8 };
+
+static struct sq_rowq search_of(const int64_t *z)
 {
-    const int64_t *z = c->z, grids = z[0] * z[1];
-    check_out(c, SQ_F64, grids, CHECK_BITS);
-    check_in(c, SQ_F32, z[0] * z[2]);
-    check_in(c, SQ_F32, z[2]);
-    check_in(c, SQ_F32, grids);
-    check_in(c, SQ_F32, grids);
+    return (struct sq_rowq){.bits = (int)z[2], .group = z[3], .rate = 1, .sym = z[4] & SYM, .zero = (z[4] & ZERO) != 0};
 }
 
-static void error_values(void *const *p, const int64_t *z)
+static void search_args(struct check_call *c)
 {
-    for (int64_t i = 0; i < z[0] * z[1]; i++) {
-        F(3)[i] = 0.1f + fabsf(F(3)[i]);
-        F(4)[i] = rintf(3 * F(4)[i]);
-    }
+    const struct sq_rowq q = search_of(c->z);
+    const int64_t groups = c->z[0] * sq_rowq_groups(&q, c->z[1]);
+    check_out(c, SQ_F32, groups, CHECK_BITS);
+    check_out(c, SQ_F32, groups, CHECK_BITS);
+    check_in(c, c->z[4] & NARROW ? SQ_BF16 : SQ_F32, c->z[0] * c->z[1]);
+    check_in(c, SQ_F32, c->z[1]);
 }
 
-static void error_ref(void *const *p, const int64_t *z)
+static void search_values(void *const *p, const int64_t *z)
 {
-    const struct sq_rowq q = {.bits = (int)z[3], .rate = 1};
-    for (int64_t i = 0; i < z[0]; i++)
-        check_reference()->rowquant_error(D(0) + i * z[1], CF(1) + i * z[2], z[4] ? CF(2) : NULL, &q, CF(3) + i * z[1],
-                                          CF(4) + i * z[1], z[1], z[2]);
+    for (int64_t j = 0; j < z[1]; j++)
+        F(3)[j] *= F(3)[j];
 }
 
-static void error_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
+static void search_ref(void *const *p, const int64_t *z)
 {
-    const struct sq_rowq q = {.bits = (int)z[3], .rate = 1};
-    o->rowquant_error(g, D(0), CF(1), z[4] ? CF(2) : NULL, &q, CF(3), CF(4), z[0], z[1], z[2]);
+    const struct sq_rowq q = search_of(z);
+    check_reference()->rowquant_search(F(0), F(1), (struct sq_floats){z[4] & NARROW ? SQ_BF16 : SQ_F32, p[2]},
+                                       z[4] & WEIGHTED ? CF(3) : NULL, &q, z[0], z[1]);
 }
 
-static const int64_t error_shapes[][CHECK_DIMS] = {{0, 4, 8, 2, 1},   {1, 1, 1, 2, 0},     {3, 5, 255, 4, 1},
-                                                   {2, 3, 257, 2, 1}, {1, 2, 33000, 3, 0}, {2, 4, 0, 2, 0}};
+static void search_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
+{
+    const struct sq_rowq q = search_of(z);
+    o->rowquant_search(g, F(0), F(1), p[2], z[4] & NARROW ? SQ_BF16 : SQ_F32, z[4] & WEIGHTED ? CF(3) : NULL, &q, z[0],
+                       z[1]);
+}
+
+static const int64_t search_shapes[][CHECK_DIMS] = {
+    {0, 8, 2, 0, 0},          {1, 1, 2, 0, ZERO},          {3, 31, 4, 0, ZERO | WEIGHTED}, {2, 33, 2, 0, SYM},
+    {2, 100, 3, 32, WEIGHTED}, {2, 257, 2, 0, NARROW | ZERO}, {1, 9000, 1, 0, WEIGHTED | NARROW},
+    {2, 1030, 4, 512, SYM | WEIGHTED}, {20, 16, 2, 8, NARROW},
+};
 
 /* ---- the weight pass; z: rows cols bits group rate% flags rank ---- */
 
@@ -382,14 +390,14 @@ static const struct check_op ops[] = {
      SHAPES(encode_shapes),
      {6144, 4096, 4, 0, 100, 0},
      NULL},
-    {"rowquant_error",
-     "rows tries n bits weighted",
-     error_args,
-     error_values,
-     error_ref,
-     error_dev,
-     SHAPES(error_shapes),
-     {256, 400, 4096, 2, 1},
+    {"rowquant_search",
+     "rows cols bits group flags",
+     search_args,
+     search_values,
+     search_ref,
+     search_dev,
+     SHAPES(search_shapes),
+     {4096, 4096, 2, 0, WEIGHTED | NARROW},
      NULL},
     {"fold",
      "rows cols bits group rate% flags rank",

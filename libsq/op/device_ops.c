@@ -318,6 +318,11 @@ static void collect(float *dx, const float *dy, const float *base, const float *
     op->collect(gpu, dx, dy, base, x, first, from, inverse, m);
 }
 
+static void hadamard(float *y, const float *x, const float *sign, int64_t rows, int64_t n)
+{
+    op->hadamard(gpu, y, x, sign, rows, n);
+}
+
 static void rowquant(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
                      int64_t cols)
 {
@@ -336,10 +341,10 @@ static void rowquant_encode(struct sq_codes *to, const float *z, const struct sq
     op->rowquant_encode(gpu, to, z, p, u, l, rows, cols);
 }
 
-static void rowquant_error(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t tries, int64_t n)
+static void rowquant_search(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols)
 {
-    op->rowquant_error(gpu, err, z, weight, p, scale, zero, 1, tries, n);
+    op->rowquant_search(gpu, u, l, z.x, z.type, weight, p, rows, cols);
 }
 
 static void nll(double *y, const float *logits, const int32_t *target, int64_t rows, int64_t vocab)
@@ -391,10 +396,11 @@ static const struct sq_ops table = {
     .fold_grad = fold_grad,
     .spread = spread,
     .collect = collect,
+    .hadamard = hadamard,
     .rowquant = rowquant,
     .rowquant_grad = rowquant_grad,
     .rowquant_encode = rowquant_encode,
-    .rowquant_error = rowquant_error,
+    .rowquant_search = rowquant_search,
     .nll = nll,
     .kl = kl,
 };

@@ -249,6 +249,7 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
 {
     struct sq_params_spec spec = e->plan->params;
     struct sq_params all = {0};
+    const struct sq_member m = {.w = &h->w, .p = &all};
     const bool fresh = h->p.nparam == 0, clip = has_kind(&h->p, SQ_P_CLIP);
     int rc;
     spec.lora |= has_kind(&h->p, SQ_P_LORA);
@@ -265,7 +266,7 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
         if (!fresh)
             SQ_TRY(sq_fail(
                 SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
-        SQ_TRY(sq_params_search(&all, e->ops->host, &h->w, &e->plan->scheme, stats));
+        SQ_TRY(sq_trainer_search(e->trainer, &m, &e->plan->scheme, stats));
     }
     sq_params_release(&h->p);
     h->p = all;

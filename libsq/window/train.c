@@ -337,6 +337,19 @@ int sq_trainer_rounded(struct sq_trainer *t, struct sq_floats x, int64_t samples
     return forward(t, x, x, samples, t->folded, 1, &run, NULL);
 }
 
+int sq_trainer_search(struct sq_trainer *t, const struct sq_member *m, const struct sq_scheme *s,
+                      const struct sq_input_stats *stats)
+{
+    const struct sq_member *here;
+    int rc;
+    SQ_TRY(train_bring(&here, t, m, 1));
+    SQ_TRY(sq_params_search(here->p, t->ops, here->w, s, stats));
+    if (on_device(t))
+        rc = sq_params_get(m->p, here->p);
+out:
+    return rc;
+}
+
 int sq_window_forward(struct sq_floats y, struct sq_trainer *t, const struct sq_window_job *job)
 {
     const struct sq_run run = run_of(t, &job->scheme);

@@ -149,9 +149,9 @@ static void run_guarded(const char *what, const struct sq_ops *ops, struct buf *
 
 static void check_level(const char *op, const struct sq_ops *ops, struct buf *b, int nb, run_fn *run, const int64_t *z)
 {
-    char what[160];
+    char what[240];
     float *one[BUFS];
-    snprintf(what, sizeof what, "%s %lld %lld %lld %lld %lld on %s", op, (long long)z[0], (long long)z[1],
+    snprintf(what, sizeof what, "%s %lld %lld %lld %lld %lld on %.63s", op, (long long)z[0], (long long)z[1],
              (long long)z[2], (long long)z[3], (long long)z[4], ops->isa);
     omp_set_num_threads(1);
     run_guarded(what, ops, b, nb, run, z);

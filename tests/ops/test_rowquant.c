@@ -450,7 +450,7 @@ static void compare_errors(int64_t n, int64_t tries)
         EACH_LEVEL(level) {
             level_set(level);
             cpu[tries] = 12345;
-            sq_rowquant_error_cpu(cpu, z, weight, &p, s, zp, tries, n);
+            sq_vec->rowquant_error(cpu, z, weight, &p, s, zp, tries, n);
             assert_memory_equal(ref, cpu, (size_t)tries * sizeof *ref);
             assert_true(cpu[tries] == 12345);
         }

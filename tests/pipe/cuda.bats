@@ -12,8 +12,9 @@ calib() { # calib SAMPLES LENGTH [option ...]: the model with calibration tokens
     sq-load -q "$tiny" | sq-calib -q -t "$tiny/calib.txt" -n "$1" -l "$2" "${@:3}" -o calib.sq
 }
 
-learn() { # learn OUT [option ...]: one window of the first layer
-    sq-window -q -i calib.sq --no-prov -s W2A16 --windows 0-0 --order window --epochs 2 --batch 2 "${@:2}" -o "$1"
+learn() { # learn OUT [option ...]: one window of the first layer; emulated, a search of its clipping would take seconds
+    sq-window -q -i calib.sq --no-prov -s W2A16 --init minmax --windows 0-0 --order window --epochs 2 --batch 2 \
+        "${@:2}" -o "$1"
 }
 
 @test "cuda: a device is named in the messages, or why there is none" {
@@ -54,7 +55,8 @@ learn() { # learn OUT [option ...]: one window of the first layer
 @test "cuda: the numbers of a window are the processor's, but for rounding" {
     calib 3 16
     for backend in cpu cuda; do
-        learn $backend.sq --windows 0-1 --schedule slider:2,2,2,1 --init minmax --backend $backend --precision f32 --metrics $backend.json
+        learn $backend.sq --windows 0-1 --schedule slider:2,2,2,1 --backend $backend --precision f32 \
+            --metrics $backend.json
     done
     python3 - <<'END'
 import json
@@ -66,6 +68,28 @@ for k, (a, b) in enumerate(zip(*windows)):
     # AdamW makes a step of either sign of a gradient near zero; what is learned hardly depends on it
     assert off["entry"] < 1e-2 and off["exit"] < 1e-2, (k, off)
 END
+}
+
+@test "cuda: the search of clipping factors finds what the processor finds" {
+    tiny_model --dtype bf16 model >/dev/null
+    seq 0 63 >ids
+    sq-load -q model | sq-calib -q --ids ids -n 2 -l 16 -o small.sq
+    search() { # search OUT [option ...]
+        sq-window -q -i small.sq --no-prov --schedule layer --learn none "${@:2}" -o "$1"
+    }
+    for scheme in W2A16 W4A16g32s; do
+        for b in cpu cuda; do
+            search $b.sq -s $scheme --init mse --backend $b
+        done
+        # u and l are all that a layer got, and every error has the processor's bits
+        [ "$(sq-dump --digest cpu.sq)" = "$(sq-dump --digest cuda.sq)" ]
+        search start.sq -s $scheme --init minmax
+        [ "$(sq-dump --digest start.sq)" != "$(sq-dump --digest cuda.sq)" ]
+    done
+    # weighted by statistics of the inputs, which are the device's own
+    search act.sq -s W2A16 --init act --backend cuda
+    SQ_EMU_SEED=9 search other.sq -s W2A16 --init act --backend cuda
+    cmp act.sq other.sq
 }
 
 @test "cuda: parts of a batch on another device process" {

@@ -12,7 +12,7 @@ import ptx  # noqa: E402
 
 # in the order of struct sq_device_ops (sq/device.h)
 OPS = ("gemm gemm_codes rmsnorm rmsnorm_grad rope swiglu swiglu_grad attention attention_grad add bias bias_grad adamw rowquant "
-       "rowquant_grad rowquant_encode rowquant_error").split()
+       "rowquant_grad rowquant_encode rowquant_search").split()
 POINTER, I64, F64, INT = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double, ctypes.c_int
 
 
@@ -179,13 +179,21 @@ def check_rowquant(c):
               lambda a: c.emu.run("rowquant", a["y"], a["z"], q, a["u"], a["l"], I64(rows), I64(cols)))
 
 
-def check_rowquant_error(c):
-    rows, tries, n = 2, 3, 300
-    q = Rowq(3, False, False, 0, 1.0)
-    a = {"e": (ctypes.c_double * (rows * tries))(), "z": floats(wave(rows * n, 1)), "w": floats([abs(v) for v in wave(n, 2)]),
-         "s": floats([0.5 + abs(v) for v in wave(rows * tries, 3)]), "o": floats([float(i % 5) for i in range(rows * tries)])}
-    c.run("rowquant", "rowquant_errors", (tries, rows), 128, a, ["e", "z", "w", lambda _: bytes(q), "s", "o", ("q", tries), ("q", n)],
-          lambda a: c.emu.run("rowquant_error", a["e"], a["z"], a["w"], q, a["s"], a["o"], I64(rows), I64(tries), I64(n)))
+def lattice():
+    """struct rq_lattice: places 1 to 160 of u, then of sigma(u)"""
+    u = [0.0] + [8.0 if i == 160 else ptx.f32(math.log((i / 160) / (1 - i / 160))) for i in range(1, 161)]
+    return struct.pack("<322f", *u, 0.0, *[1.0 / (1.0 + math.exp(-x)) for x in u[1:]])
+
+
+def check_rowquant_search(c):
+    for q, rows, cols in ((Rowq(2, False, True, 0, 1.0), 2, 7), (Rowq(3, True, False, 16, 1.0), 1, 40)):
+        groups = rows * ((cols - 1) // q.group + 1 if q.group else 1)
+        a = {"u": floats([0] * groups), "l": floats([0] * groups), "z": floats(wave(rows * cols, 1)),
+             "w": floats([abs(v) for v in wave(cols, 2)])}
+        c.run("rowquant", "rowquant_search_groups", groups, 128, a,
+              ["u", "l", lambda places: struct.pack("<Q?7x", places["z"], False), "w",
+               lambda _: rows_struct(q, 0, 0, rows, cols), lambda _: lattice()],
+              lambda a: c.emu.run("rowquant_search", a["u"], a["l"], a["z"], INT(0), a["w"], q, I64(rows), I64(cols)))
 
 
 def main():

@@ -175,6 +175,8 @@ class Block:
             return int(a[2:], 16)
         if a in self.kernel.shared:
             return self.kernel.shared[a]
+        if a in self.kernel.params:
+            return self.kernel.params[a]
         return int(a, 0) & (1 << 64) - 1
 
     def value(self, lane, a, t):
@@ -237,7 +239,9 @@ class Block:
         for k, r in enumerate(regs):
             at = offset + k * size
             if op[1] == "param":
-                data, at = self.params, self.kernel.params[base] + at
+                data, at = self.params, self.bits(lane, base) + at
+                if at < 0 or at + size > len(data):
+                    raise Fault("out of the arguments: " + text)
             elif op[1] == "shared":
                 data, at = self.shared, self.bits(lane, base) + at
                 if at < 0 or at + size > len(data):

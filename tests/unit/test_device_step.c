@@ -373,6 +373,37 @@ static void test_layers(void **state)
     free(first);
 }
 
+/* ---- the search of clipping factors: IEEE operations, sums of a given order, so the reference's bits ---- */
+
+static void search_beside_reference(const struct mode *m, bool weighted)
+{
+    struct window w[2];
+    for (int i = 0; i < 2; i++) {
+        struct sq_input_stats s;
+        setup(&w[i], m, i ? SQ_BACKEND_REF : SQ_BACKEND_CUDA);
+        assert_int_equal(sq_input_stats_new(&s, w[i].cfg, w[i].ops->host), 0);
+        for (int64_t k = 0; k < s.count; k++)
+            s.qkv[k] = 1 + (double)(k * k % 101);
+        if (sq_trainer_search(w[i].trainer, &w[i].member[0], &w[i].job.scheme, weighted ? &s : NULL) < 0)
+            fail_msg("%s", sq_errmsg());
+        sq_input_stats_release(&s);
+    }
+    for (int64_t i = 0; i < w[0].p[0].nparam; i++) {
+        const struct sq_param *d = &w[0].p[0].param[i];
+        assert_memory_equal(d->x, w[1].p[0].param[i].x, (size_t)d->n * sizeof *d->x);
+    }
+    for (int i = 0; i < 2; i++)
+        teardown(&w[i]);
+}
+
+static void test_search(void **state)
+{
+    (void)state;
+    search_beside_reference(&(struct mode){0, "W2A16", 1.0, SQ_F32_PRODUCTS, SQ_BF16}, true);
+    search_beside_reference(&(struct mode){1, "W4A16g32s", 0.5, SQ_F32_PRODUCTS, SQ_F32}, false);
+    search_beside_reference(&(struct mode){2, "W3A16g32", 1.0, SQ_F32_PRODUCTS, SQ_BF16}, true);
+}
+
 /* ---- what goes wrong ---- */
 
 static void test_not_finite(void **state)
@@ -408,7 +439,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_reference), cmocka_unit_test(test_bytes),   cmocka_unit_test(test_layers),
-        cmocka_unit_test(test_not_finite), cmocka_unit_test(test_experts),
+        cmocka_unit_test(test_search),    cmocka_unit_test(test_not_finite), cmocka_unit_test(test_experts),
     };
     emulator_use();
     return cmocka_run_group_tests(tests, NULL, NULL);

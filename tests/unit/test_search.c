@@ -75,7 +75,7 @@ static const struct sq_ops *backend(int which)
     assert_int_equal(sq_ops_get(&ops, SQ_BACKEND_REF, SQ_F32_PRODUCTS), 0);
     with[which] = *ops;
     if (which)
-        with[1].rowquant_error = sq_rowquant_error_cpu;
+        with[1].rowquant_search = sq_rowquant_search_cpu;
     return &with[which];
 }
 

@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   3
+#define SQ_DEVICE_ABI   4
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -81,9 +81,9 @@ struct sq_device_ops {
                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols);
     void (*rowquant_encode)(struct sq_gpu *g, struct sq_codes *to, const float *z, const struct sq_rowq *p,
                             const float *u, const float *l, int64_t rows, int64_t cols);
-    /* Of many groups at once: err, scale, zero [rows, tries], z [rows, n], weight [n] or NULL. */
-    void (*rowquant_error)(struct sq_gpu *g, double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t rows, int64_t tries, int64_t n);
+    /* z of type f32 or bf16; the reference's bits */
+    void (*rowquant_search)(struct sq_gpu *g, float *u, float *l, const void *z, enum sq_dtype type,
+                            const float *weight, const struct sq_rowq *p, int64_t rows, int64_t cols);
     void (*nll)(struct sq_gpu *g, double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
     void (*kl)(struct sq_gpu *g, double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows,
                int64_t vocab);
@@ -131,6 +131,8 @@ struct sq_device_ops {
      * of -dy[i] base[i] / x[k]^2. first [m + 1], from [n] list for every k the i with map[i] == k. */
     void (*collect)(struct sq_gpu *g, float *dx, const float *dy, const float *base, const float *x,
                     const int32_t *first, const int32_t *from, bool inverse, int64_t m);
+    /* SQ_E_UNSUP for an order that sq_hadamard_order() refuses. */
+    void (*hadamard)(struct sq_gpu *g, float *y, const float *x, const float *sign, int64_t rows, int64_t n);
 };
 
 enum { SQ_GPU_COUNT_SPACE = 1 << 14 };

@@ -135,6 +135,10 @@ struct sq_ops {
     void (*bias)(float *y, const float *bias, int64_t rows, int64_t n);
     void (*bias_grad)(float *dbias, const float *dy, int64_t rows, int64_t n);
 
+    /* y[i,:] = (sign * x[i,:]) H / sqrt(n), H a Hadamard matrix of order n = 2^k m (METHOD 8): Paley's H_m, or 1, (x)
+     * H_2^k in Sylvester's order. sign [n] or NULL: ones. sq_hadamard_order(n) must be 0. */
+    void (*hadamard)(float *y, const float *x, const float *sign, int64_t rows, int64_t n);
+
     /* One AdamW step, weight decay 0, step counted from 1; m, v are the moments. beta 0.9, 0.999, eps 1e-8:
      * x -= (m / (sqrt(v) / sqrt(1 - beta2^step) + eps)) * lr / (1 - beta1^step) */
     void (*adamw)(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
@@ -166,13 +170,21 @@ struct sq_ops {
                           const float *u, const float *l, int64_t rows, int64_t cols);
     void (*rowquant_encode)(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
                             const float *l, int64_t rows, int64_t cols);
-    void (*rowquant_error)(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t tries, int64_t n);
+    /* Where clipping starts: u, l [rows, G], the logits (at most 8) of the two factors of every group whose rounding
+     * error, sum over its channels of weight[j] (z - rounded z)^2, is the least that a search over the lattice of 1/160
+     * finds; equal ones when symmetric. z [rows, cols], weight [cols] or NULL: ones. The reference's bits on every
+     * backend. */
+    void (*rowquant_search)(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols);
 
     /* nll[i] = -log softmax(logits[i,:])[target[i]] in double; and per row KL(base || logits) and argmax agreement */
     void (*nll)(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
     void (*kl)(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
 };
+
+/* 0 when there is a Hadamard matrix of this order here: n = 2^k m up to 2^20, m 1 or 4 times an odd number up to 63
+ * but 23, 29, 39, 43, 47, 59; else SQ_E_UNSUP. */
+int sq_hadamard_order(int64_t n) SQ_MUSTUSE;
 
 /* A table for the backend (auto: the fastest that this processor runs) at the given precision; *out is process-wide and
  * constant; SQ_ISA is read by the first call. SQ_E_UNSUP when a named backend or SQ_ISA cannot run here, SQ_E_ARG for an

@@ -69,7 +69,7 @@ void sq_params_project(struct sq_params *p, const struct sq_ops *ops);
 /* Starting clip factors that minimise the rounding error of each row or group, weighted by the input
  * channel's mean square (stats) or unweighted (NULL): --init act, mse. Writes u, l = logit(factor), at
  * most 8. w is the float layer, as it is before anything was learned; linears without u, l are left out.
- * Symmetric grids get u = l. */
+ * Symmetric grids get u = l. p and w lie where the operations' arrays do, stats in the process's memory. */
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
                      const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 

@@ -59,8 +59,8 @@ void sq_rowquant_grad_ref(float *dz, float *du, float *dl, const float *dy, cons
 void sq_rowquant_encode_ref(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
                             const float *l, int64_t rows, int64_t cols);
 
-/* For a search over grids: err[t] = sum over n channels of weight (z - rounded z)^2 on grid t; weight
- * NULL: 1. */
+/* What a search over grids compares (rowquant_search in sq/op.h): err[t] = sum over n channels of
+ * weight (z - rounded z)^2 on grid t; weight NULL: 1. */
 void sq_rowquant_error_ref(double *err, const float *z, const float *weight, const struct sq_rowq *p,
                            const float *scale, const float *zero, int64_t tries, int64_t n);
 

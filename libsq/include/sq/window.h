@@ -46,6 +46,10 @@ int sq_trainer_float(struct sq_trainer *t, struct sq_floats x, int64_t samples, 
                      struct sq_input_stats *stats) SQ_MUSTUSE;
 int sq_trainer_rounded(struct sq_trainer *t, struct sq_floats x, int64_t samples, const struct sq_member *m,
                        const struct sq_scheme *s) SQ_MUSTUSE;
+/* Starting clip factors of a layer's parameters (sq_params_search), where the operations are: with no more memory there
+ * than a window of that layer takes. */
+int sq_trainer_search(struct sq_trainer *t, const struct sq_member *m, const struct sq_scheme *s,
+                      const struct sq_input_stats *stats) SQ_MUSTUSE;
 
 struct sq_workers;
 

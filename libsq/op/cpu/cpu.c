@@ -47,9 +47,10 @@ void sq_cpu_fill(struct sq_ops *ops)
     ops->fast_codes = ops->precision == SQ_BF16_PRODUCTS && sq_codes_unit;
     ops->attention = sq_attention_cpu;
     ops->attention_grad = sq_attention_grad_cpu;
+    ops->hadamard = sq_hadamard_cpu;
     sq_rows_fill(ops);
     ops->rowquant = sq_rowquant_cpu;
     ops->rowquant_grad = sq_rowquant_grad_cpu;
-    ops->rowquant_error = sq_rowquant_error_cpu;
+    ops->rowquant_search = sq_rowquant_search_cpu;
     ops->rowquant_encode = sq_rowquant_encode_cpu;
 }

@@ -139,6 +139,7 @@ void sq_attention_cpu(float *out, float *lse, const float *q, const float *k, co
 void sq_attention_grad_cpu(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                            const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
                            int64_t heads, int64_t kv, int64_t dim);
+void sq_hadamard_cpu(float *y, const float *x, const float *sign, int64_t rows, int64_t n);
 void sq_rows_fill(struct sq_ops *ops); /* all others */
 
 #endif

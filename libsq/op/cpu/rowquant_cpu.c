@@ -1,5 +1,7 @@
-#include "cpu.h"
 #include "rowquant_cpu.h"
+
+#include "../rowquant_search.h"
+#include "cpu.h"
 
 /* Rows are independent, so any cut into pieces gives the same bytes; a piece is worth a few microseconds. */
 enum { PIECE = 1 << 14 };
@@ -48,8 +50,14 @@ void sq_rowquant_encode_cpu(struct sq_codes *to, const float *z, const struct sq
     }
 }
 
-void sq_rowquant_error_cpu(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t tries, int64_t n)
+/* The search of a group is the reference's, its errors are a kernel's. */
+void sq_rowquant_search_cpu(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols)
 {
-    sq_vec->rowquant_error(err, z, weight, p, scale, zero, tries, n);
+    const int64_t n = cols > 0 ? rows * sq_rowq_groups(p, cols) : 0;
+    struct rq_lattice t;
+    rq_lattice_init(&t);
+#pragma omp parallel for schedule(dynamic, 4)
+    for (int64_t i = 0; i < n; i++)
+        rq_search_group(u, l, i, sq_vec->rowquant_error, z, weight, p, cols, &t);
 }

@@ -4,6 +4,7 @@
 #define SQ_ROWQUANT_CPU_H
 
 #include "sq/rowquant.h"
+#include "sq/tensor.h"
 
 void sq_rowquant_cpu(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
                      int64_t rows, int64_t cols);
@@ -12,7 +13,7 @@ void sq_rowquant_grad_cpu(float *dz, float *du, float *dl, const float *dy, cons
                           int64_t cols);
 void sq_rowquant_encode_cpu(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,
                             const float *l, int64_t rows, int64_t cols);
-void sq_rowquant_error_cpu(double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                           const float *scale, const float *zero, int64_t tries, int64_t n);
+void sq_rowquant_search_cpu(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols);
 
 #endif

@@ -209,7 +209,7 @@ static const struct sq_device_ops ops = {
     ROW(rowquant),
     ROW(rowquant_grad),
     ROW(rowquant_encode),
-    ROW(rowquant_error),
+    ROW(rowquant_search),
     ROW(nll),
     ROW(kl),
     ROW(widen),
@@ -224,6 +224,7 @@ static const struct sq_device_ops ops = {
     ROW(fold_grad),
     ROW(spread),
     ROW(collect),
+    ROW(hadamard),
 };
 
 extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)

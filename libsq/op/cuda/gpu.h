@@ -280,7 +280,7 @@ GPU_OP(adamw);
 GPU_OP(rowquant);
 GPU_OP(rowquant_grad);
 GPU_OP(rowquant_encode);
-GPU_OP(rowquant_error);
+GPU_OP(rowquant_search);
 GPU_OP(nll);
 GPU_OP(kl);
 GPU_OP(widen);
@@ -295,6 +295,7 @@ GPU_OP(fold);
 GPU_OP(fold_grad);
 GPU_OP(spread);
 GPU_OP(collect);
+GPU_OP(hadamard);
 }
 
 #endif

@@ -2,11 +2,16 @@
  *
  *   y, dz    bound by memory: 8 bytes an element forward, 12 backward; a row of 44 kB comes from L2 the second time
  *   codes    5 bytes an element
- *   error    by arithmetic: two roundings and a division per element and try; a thread a chunk of 256 channels and try,
- * as the reference adds a chunk in float and chunks in double, both in order
+ *   search   by arithmetic: some 600 pairs of factors a group, a rounding and a division per element and
+ *            pair; a block a group, a thread a pair and a chunk of 256 channels (neighbours read the same
+ *            channel), no result leaves the device but the factors
  *
- * Blocks of 128 threads (four groups), no shared memory, no barrier. */
+ * Blocks of 128 threads: four groups, no shared memory, no barrier; but in the search. */
 #include "rowquant_warp.h"
+
+#include "../rowquant_search.h"
+
+static_assert((int)RQ_ROUND <= (int)GPU_ROW_BLOCK, "a round has a thread for every pair");
 
 struct plain_rows {
     const float *z;
@@ -14,6 +19,15 @@ struct plain_rows {
     __device__ float operator()(int64_t row, int64_t j) const
     {
         return z[row * cols + j];
+    }
+};
+
+struct floats_rows {
+    gpu_floats z;
+    int64_t cols;
+    __device__ float operator()(int64_t row, int64_t j) const
+    {
+        return z.at(row * cols + j);
     }
 };
 
@@ -64,30 +78,70 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     }
 }
 
-/* err [rows, tries]: a block a pair, a thread a chunk; shared: a part for each thread */
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    rowquant_errors(double *err, const float *z, const float *weight, struct sq_rowq p, const float *scale,
-                    const float *zero, int64_t tries, int64_t n)
+/* The error of a pair of this round, in thread k that of pair k: the block's threads take a pair and every chunks-th
+ * chunk of it, parts [threads] are added in double in order. */
+static __device__ double pair_error(float *part, const struct rq_search &s, const struct rq_lattice &t,
+                                    const gpu_floats &z, int64_t at, const float *weight, int64_t n, float max,
+                                    float min, const struct sq_rowq &p)
 {
-    __shared__ float part[GPU_ROW_BLOCK];
-    const int64_t at = (int64_t)blockIdx.y * tries + blockIdx.x;
-    const float s = scale[at], zp = zero[at], low = rq_low(&p), high = rq_high(&p), *x = z + blockIdx.y * n;
+    const int pairs = s.n, chunks = GPU_ROW_BLOCK / pairs, me = (int)threadIdx.x, chunk = me / pairs;
+    const rq_try x = rq_search_try(&s, me % pairs);
+    const rq_grid g = rq_try_grid(&x, &t, max, min, &p);
+    const float low = rq_low(&p), high = rq_high(&p);
     double sum = 0;
-    for (int64_t first = 0; first < n; first += (int64_t)GPU_ROW_BLOCK * RQ_ERROR_CHUNK) {
-        const int64_t begin = first + (int64_t)threadIdx.x * RQ_ERROR_CHUNK, end = SQ_MIN(n, begin + RQ_ERROR_CHUNK);
+    for (int64_t first = 0; first < n; first += (int64_t)chunks * RQ_ERROR_CHUNK) {
+        const int64_t begin = first + (int64_t)chunk * RQ_ERROR_CHUNK,
+                      end = chunk < chunks ? SQ_MIN(n, begin + RQ_ERROR_CHUNK) : begin;
         float own = 0;
         for (int64_t j = begin; j < end; j++) {
-            const float e = x[j] - (rq_clamp(rintf(x[j] / s) + zp, low, high) - zp) * s;
+            const float v = z.at(at + j), e = v - warp_value_of(v, g, low, high).rounded;
             own += weight ? e * e * weight[j] : e * e;
         }
-        part[threadIdx.x] = own;
+        if (first > 0)
+            __syncthreads();
+        part[me] = own;
         __syncthreads();
-        for (int k = 0; k < GPU_ROW_BLOCK && first + (int64_t)k * RQ_ERROR_CHUNK < n; k++)
-            sum += (double)part[k];
+        for (int k = 0; me < pairs && k < chunks && first + (int64_t)k * RQ_ERROR_CHUNK < n; k++)
+            sum += (double)part[k * pairs + me];
+    }
+    return sum;
+}
+
+/* a block a group: its first thread says which pairs come next, all find their errors; shared: the search, an error for
+ * each pair, a part for each thread */
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
+    rowquant_search_groups(float *u, float *l, gpu_floats z, const float *weight, warp_rows r, struct rq_lattice t)
+{
+    __shared__ struct rq_search s;
+    __shared__ double err[RQ_ROUND];
+    __shared__ float part[GPU_ROW_BLOCK];
+    for (int64_t i = blockIdx.x; i < r.rows * r.groups; i += gridDim.x) {
+        const warp_group w = warp_group_of(r, i);
+        const int64_t at = w.row * r.cols + w.first;
+        const float *own = weight ? weight + w.first : nullptr;
+        const rq_grid whole = warp_grid(r, i, w, floats_rows{z, r.cols});
+        if (threadIdx.x == 0) {
+            rq_search_init(&s, r.p.sym);
+            rq_search_next(&s);
+        }
+        __syncthreads();
+        while (s.n > 0) {
+            const double e = pair_error(part, s, t, z, at, own, w.n, whole.max, whole.min, r.p);
+            if ((int)threadIdx.x < s.n)
+                err[threadIdx.x] = e;
+            __syncthreads();
+            if (threadIdx.x == 0) {
+                rq_search_take(&s, err);
+                rq_search_next(&s);
+            }
+            __syncthreads();
+        }
+        if (threadIdx.x == 0) {
+            u[i] = t.u[s.best.hi];
+            l[i] = t.u[s.best.lo];
+        }
         __syncthreads();
     }
-    if (threadIdx.x == 0)
-        err[at] = sum;
 }
 
 void sq_rowquant_cuda(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u,
@@ -121,13 +175,14 @@ void sq_rowquant_encode_cuda(struct sq_gpu *g, struct sq_codes *to, const float 
         GPU_LAUNCH(g, rowquant_encode_rows, gpu_row_blocks(rows), GPU_ROW_BLOCK, host, z, r);
 }
 
-void sq_rowquant_error_cuda(struct sq_gpu *g, double *err, const float *z, const float *weight, const struct sq_rowq *p,
-                            const float *scale, const float *zero, int64_t rows, int64_t tries, int64_t n)
+void sq_rowquant_search_cuda(struct sq_gpu *g, float *u, float *l, const void *z, enum sq_dtype type,
+                             const float *weight, const struct sq_rowq *p, int64_t rows, int64_t cols)
 {
-    const struct sq_rowq q = *p;
-    for (int64_t first = 0; tries > 0 && first < rows; first += UINT16_MAX) {
-        const int64_t some = SQ_MIN(rows - first, UINT16_MAX), at = first * tries;
-        GPU_LAUNCH(g, rowquant_errors, dim3((unsigned)tries, (unsigned)some), GPU_ROW_BLOCK, err + at, z + first * n,
-                   weight, q, scale + at, zero + at, tries, n);
-    }
+    const warp_rows r = warp_rows_of(p, nullptr, nullptr, rows, cols);
+    const gpu_floats from = gpu_floats_of(z, type);
+    struct rq_lattice t;
+    rq_lattice_init(&t);
+    const unsigned blocks = (unsigned)SQ_MIN(rows * r.groups, (int64_t)GPU_GRID);
+    if (rows > 0 && cols > 0)
+        GPU_LAUNCH(g, rowquant_search_groups, blocks, GPU_ROW_BLOCK, u, l, from, weight, r, t);
 }

@@ -27,7 +27,10 @@ void sq_attention_grad_ref(float *dq, float *dk, float *dv, const float *dout, c
 void sq_add_ref(float *y, const float *x, int64_t n);
 void sq_bias_ref(float *y, const float *bias, int64_t rows, int64_t n);
 void sq_bias_grad_ref(float *dbias, const float *dy, int64_t rows, int64_t n);
+void sq_hadamard_ref(float *y, const float *x, const float *sign, int64_t rows, int64_t n);
 void sq_adamw_ref(float *x, float *m, float *v, const float *g, int64_t n, int64_t step, double lr);
+void sq_rowquant_search_ref(float *u, float *l, struct sq_floats z, const float *weight, const struct sq_rowq *p,
+                            int64_t rows, int64_t cols);
 int sq_memory_alloc_ref(void **out, size_t bytes);
 int64_t sq_memory_room_ref(void);
 void sq_memory_clear_ref(void *x, size_t bytes);
