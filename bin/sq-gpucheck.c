@@ -93,7 +93,7 @@ int main(int argc, char **argv)
     char why[256] = "";
     const struct sq_opt opts[] = {
         SQ_OPT_FLAG(0, "emulate", &emulate,
-                    "run the kernels on the processor, in several orders of threads; cuda:1 has no unit for bf16"),
+                    "run the kernels on the processor, in several orders of threads; cuda:1 has no tensor cores"),
         SQ_OPT_STR(0, "only", &only, "NAME", "operations whose name begins so"),
         SQ_OPT_FLAG(0, "json", &t.json, "JSON lines in place of a table"),
         SQ_OPT_END,

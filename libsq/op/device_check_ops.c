@@ -280,11 +280,34 @@ static void swiglu_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, voi
 
 static const int64_t counts[][CHECK_DIMS] = {{0}, {1}, {31}, {256}, {257}, {5000}};
 
-/* ---- attention: scores are about 1, their errors those of sums of D products, then as with EXP; test_attention.c has
- * the reasons for both limits ---- */
+/* ---- attention ----
+ * Scores are about 1, their errors those of sums of D products, then as with EXP; test_attention.c has the reasons for
+ * both limits.
+ *
+ * They hold for tensor cores, too (attention_tiles.h). An operand of two numbers of tf32 is off by one unit of its last
+ * bit of f32 in a quarter of the cases, 0.7 U as root mean square; the product of the low parts, which is left out, has
+ * (2^-12.2)^2 = 0.7 U: together 1.3 U of a product, with any sign. A sum of 32 products is cut after every fourth of
+ * them (simt_wmma.h), and loses 0.72 U of such a partial sum: 0.72 U 8 / sqrt(3) = 3.3 U of what it comes to; products
+ * are cut at half a unit of the largest, 1.7 U in all. So scores err by 4 U, what is summed with their exponentials by
+ * that and as much again: 2 4^2 U^2 of `out`. Of ds, dout.v errs by 4 U before delta is taken from it, which may leave
+ * half of it: 2 4^2 + 4 4^2 U^2 of dq and dk. Where all signs are the same, sums lose 9 U in place of 4.
+ *
+ * A bias of one channel of the keys, as Qwen2 has it, makes scores of S = bias / sqrt(D) and their errors S times as
+ * large; dq multiplies the errors of ds, which should cancel, with it once more. */
 
 #define ATTENTION      (1000 * CHECK_U2)
 #define ATTENTION_GRAD (4000 * CHECK_U2)
+
+static double biased(const int64_t *z) /* 1 + S^2 */
+{
+    return 1 + (double)(z[5] * z[5]) / (double)z[4];
+}
+
+static void bias_keys(float *k, const int64_t *z)
+{
+    for (int64_t i = 0; i < z[0] * z[1] * z[3]; i++)
+        k[i * z[4]] += (float)z[5];
+}
 
 static void qkv(struct check_call *c)
 {
@@ -297,9 +320,14 @@ static void qkv(struct check_call *c)
 static void attention_args(struct check_call *c)
 {
     const int64_t *z = c->z;
-    check_out(c, SQ_F32, z[0] * z[1] * z[2] * z[4], ATTENTION);
-    check_out(c, SQ_F32, z[0] * z[1] * z[2], ATTENTION);
+    check_out(c, SQ_F32, z[0] * z[1] * z[2] * z[4], ATTENTION * biased(z));
+    check_out(c, SQ_F32, z[0] * z[1] * z[2], ATTENTION * biased(z));
     qkv(c);
+}
+
+static void attention_values(void *const *p, const int64_t *z)
+{
+    bias_keys(F(3), z);
 }
 
 static void attention_ref(void *const *p, const int64_t *z)
@@ -316,9 +344,10 @@ static void attention_dev(const struct sq_device_ops *o, struct sq_gpu *g, void 
 static void attention_grad_args(struct check_call *c)
 {
     const int64_t *z = c->z, q = z[0] * z[1] * z[2] * z[4], k = z[0] * z[1] * z[3] * z[4];
-    check_out(c, SQ_F32, q, ATTENTION_GRAD);
-    check_out(c, SQ_F32, k, ATTENTION_GRAD);
-    check_out(c, SQ_F32, k, ATTENTION_GRAD);
+    const double limit = ATTENTION_GRAD * biased(z) * biased(z);
+    check_out(c, SQ_F32, q, limit);
+    check_out(c, SQ_F32, k, limit);
+    check_out(c, SQ_F32, k, limit);
     check_in(c, SQ_F32, q);
     check_in(c, SQ_F32, q);
     check_in(c, SQ_F32, z[0] * z[1] * z[2]);
@@ -329,6 +358,7 @@ static void attention_grad_args(struct check_call *c)
 
 static void attention_grad_values(void *const *p, const int64_t *z)
 {
+    bias_keys(F(7), z);
     if (z[1] <= 512) /* of large shapes only the time is looked at */
         check_reference()->attention(F(4), F(5), F(6), F(7), F(8), z[0], z[1], z[2], z[3], z[4]);
 }
@@ -356,8 +386,10 @@ static double attention_grad_flops(const int64_t *z)
 }
 
 static const int64_t attention_shapes[][CHECK_DIMS] = {
-    {0, 3, 1, 1, 4},   {1, 1, 1, 1, 1},   {1, 1, 2, 1, 8},    {2, 3, 2, 2, 5},    {1, 7, 3, 1, 6},    {2, 17, 4, 2, 16},
-    {1, 64, 2, 1, 20}, {2, 65, 2, 2, 32}, {1, 130, 6, 2, 24}, {1, 90, 1, 1, 128}, {1, 70, 2, 1, 130},
+    {0, 3, 1, 1, 4},    {1, 1, 1, 1, 1},    {1, 1, 2, 1, 8},        {2, 3, 2, 2, 5},    {1, 7, 3, 1, 6},
+    {2, 17, 4, 2, 16},  {1, 64, 2, 1, 20},  {2, 65, 2, 2, 32},      {1, 130, 6, 2, 24}, {1, 20, 2, 1, 1},
+    {1, 66, 3, 1, 33},  {1, 80, 2, 1, 64},  {1, 129, 2, 2, 80},     {1, 90, 1, 1, 128}, {1, 70, 2, 1, 130},
+    {1, 65, 1, 1, 192}, {1, 72, 2, 1, 256}, {1, 70, 2, 1, 64, 100},
 };
 
 /* ---- sums, optimizer ---- */
@@ -524,16 +556,16 @@ static const struct check_op ops[] = {
      {2048 * 11008},
      NULL},
     {"attention",
-     "B T H KV D",
+     "B T H KV D bias",
      attention_args,
-     NULL,
+     attention_values,
      attention_ref,
      attention_dev,
      SHAPES(attention_shapes),
      {1, 2048, 32, 32, 128},
      attention_flops},
     {"attention_grad",
-     "B T H KV D",
+     "B T H KV D bias",
      attention_grad_args,
      attention_grad_values,
      attention_grad_ref,

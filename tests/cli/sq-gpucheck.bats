@@ -83,20 +83,25 @@ END
     [[ $output == *" 0 failed" ]]
 }
 
-@test "simt: right kernels are right in every order, with static and dynamic shared memory" {
+@test "simt: right kernels are right in every order, with static and dynamic shared memory, and by a warp's product" {
     for seed in 0 1 2 3 7 11; do
         SQ_EMU_SEED=$seed run -0 simt_faults good
         SQ_EMU_SEED=$seed run -0 simt_faults dynamic
+        SQ_EMU_SEED=$seed run -0 simt_faults product
     done
 }
 
 @test "simt: planted faults change the numbers or end with a table" {
     run -1 simt_faults no_barrier
-    run -0 simt_faults order
-    for seed in 1 2 3; do
-        SQ_EMU_SEED=$seed run -1 simt_faults order
+    for name in order peeks; do
+        run -0 simt_faults $name
+        for seed in 1 2 3; do
+            SQ_EMU_SEED=$seed run -1 simt_faults $name
+        done
     done
-    run -1 simt_faults poison
+    for name in poison leads_wrong not_filled reads_rest; do
+        run -1 simt_faults $name
+    done
     while read -r name text; do
         run -134 --separate-stderr simt_faults "$name"
         [[ ${stderr_lines[0]} == "simt: $text in block (0, 0, 0)" ]]
@@ -107,6 +112,12 @@ leaves threads have left before a barrier
 not_in_mask a lane is missing from its own mask
 names_absent lanes that a mask names never come
 two_operations lanes of one mask are in different warp operations
+leads_nowhere a matrix of which no warp can load or store the rows
+any_address a matrix at an address that is not a multiple of 32 bytes
+loads_another lanes of a warp load or store different matrices
+skips_product lanes of one mask are in different warp operations
+skips_all lanes that a mask names never come
+not_rounded an operand of mma_sync is not rounded to tf32
 END
 }
 

@@ -1,6 +1,6 @@
 // Kernels with a planted fault, for tests/cli/sq-gpucheck.bats: simt_faults NAME runs one in the emulator.
 // Sums of blocks of 64 numbers; right without a fault: "good" says so.
-#include "../../libsq/op/cuda/simt.h"
+#include "../../libsq/op/cuda/simt_wmma.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -117,6 +117,79 @@ static __global__ void two_operations(float *y, const float *x)
     y[blockIdx.x] = v;
 }
 
+/* ---- products of a warp ---- */
+
+namespace wmma = nvcuda::wmma;
+
+enum fault {
+    NONE,
+    LEADS_WRONG,   /* to rows that lie elsewhere */
+    LEADS_NOWHERE, /* no multiple of 16 bytes */
+    ANY_ADDRESS,
+    LOADS_ANOTHER, /* one lane */
+    SKIPS_PRODUCT, /* one lane */
+    SKIPS_ALL,     /* one lane */
+    NOT_ROUNDED,
+    READS_REST, /* of what is rounded, bits that tf32 has not */
+    NOT_FILLED,
+    PEEKS, /* knows what lane 0 holds first: right without a seed */
+};
+
+struct alignas(32) summing {
+    float x[16][12], ones[8][20], sum[16][20];
+};
+
+static __device__ void sum_rows(summing &m, int fault)
+{
+    const bool odd = threadIdx.x == 5;
+    wmma::fragment<wmma::matrix_a, 16, 16, 8, wmma::precision::tf32, wmma::row_major> a;
+    wmma::fragment<wmma::matrix_b, 16, 16, 8, wmma::precision::tf32, wmma::row_major> b;
+    wmma::fragment<wmma::accumulator, 16, 16, 8, float> c;
+    if (fault == SKIPS_ALL && odd)
+        return;
+    wmma::load_matrix_sync(a, &m.x[fault == LOADS_ANOTHER && odd ? 8 : 0][fault == ANY_ADDRESS ? 4 : 0],
+                           fault == LEADS_WRONG ? 16 : 12 + (fault == LEADS_NOWHERE));
+    wmma::load_matrix_sync(b, &m.ones[0][0], 20);
+    for (float &v : a.x)
+        v = fault == NOT_ROUNDED ? v / 3 : wmma::__float_to_tf32(v);
+    for (float &v : b.x)
+        v = wmma::__float_to_tf32(v);
+    if (fault != NOT_FILLED)
+        wmma::fill_fragment(c, fault == READS_REST ? b.x[0] - 1 : 0);
+    if (fault != SKIPS_PRODUCT || !odd)
+        wmma::mma_sync(c, a, b, c);
+    wmma::store_matrix_sync(&m.sum[0][0], c, 20, wmma::mem_row_major);
+    __syncwarp();
+    if (fault == PEEKS && threadIdx.x == 0)
+        m.sum[0][0] = c.x[0];
+}
+
+static __device__ summing &shared_summing()
+{
+    __shared__ summing m;
+    return m;
+}
+
+/* y[block] = the sum of x, as that of the rows of a matrix by a vector of ones */
+template <int FAULT> static __global__ void product(float *y, const float *x)
+{
+    summing &m = shared_summing();
+    const int t = (int)threadIdx.x;
+    m.x[t / 8][t % 8] = x[blockIdx.x * N + t];
+    m.x[8 + t / 8][t % 8] = 0;
+    m.ones[t / 16][t % 16] = m.ones[4 + t / 16][t % 16] = 1;
+    __syncthreads();
+    if (t < LANES)
+        sum_rows(m, FAULT);
+    __syncthreads();
+    if (t == 0) {
+        float sum = 0;
+        for (int i = 0; i < 16; i++)
+            sum += m.sum[i][0];
+        y[blockIdx.x] = sum;
+    }
+}
+
 static const struct {
     const char *name;
     void (*kernel)(float *, const float *);
@@ -130,7 +203,18 @@ static const struct {
                {"leaves", leaves},
                {"not_in_mask", not_in_mask},
                {"names_absent", names_absent},
-               {"two_operations", two_operations}};
+               {"two_operations", two_operations},
+               {"product", product<NONE>},
+               {"leads_wrong", product<LEADS_WRONG>},
+               {"leads_nowhere", product<LEADS_NOWHERE>},
+               {"any_address", product<ANY_ADDRESS>},
+               {"loads_another", product<LOADS_ANOTHER>},
+               {"skips_product", product<SKIPS_PRODUCT>},
+               {"skips_all", product<SKIPS_ALL>},
+               {"not_rounded", product<NOT_ROUNDED>},
+               {"reads_rest", product<READS_REST>},
+               {"not_filled", product<NOT_FILLED>},
+               {"peeks", product<PEEKS>}};
 
 int main(int argc, char **argv)
 {

@@ -19,6 +19,7 @@ setup() {
     done
     run -0 setarch -R gen/simt_faults good
     run -0 setarch -R gen/simt_faults dynamic
+    run -0 setarch -R gen/simt_faults product
 }
 
 @test "race: no kernel has one" {

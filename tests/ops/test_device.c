@@ -247,6 +247,35 @@ static void weights_come_in_pieces(void **state)
         dev->free(gpu, all[i]);
 }
 
+/* Products of attention: on tensor cores by the one device, in f32 by the other; not the same sums, and close. */
+static void attention_has_two_ways(void **state)
+{
+    (void)state;
+    enum { T = 40, D = 20, N = T * D };
+    float x[4][N], out[2][N];
+    char why[256] = "";
+    struct sq_gpu *other = NULL;
+    assert_int_equal(dev->open(&other, 1, why, sizeof why), 0);
+    for (int k = 0; k < 4; k++)
+        for (int i = 0; i < N; i++)
+            x[k][i] = sinf((float)(i * (k + 2)));
+    float *const q = on_device(x[0], N), *const k = on_device(x[1], N), *const v = on_device(x[2], N);
+    float *const y = on_device(x[3], N), *const lse = on_device(x[3], T);
+    for (int i = 0; i < 2; i++) {
+        assert_int_equal(dev->sync(gpu), 0);
+        dev->ops->attention(i ? other : gpu, y, lse, q, k, v, 1, T, 1, 1, D);
+        dev->get(i ? other : gpu, SQ_QUEUE_WORK, out[i], y, sizeof out[i]);
+        assert_int_equal(dev->sync(i ? other : gpu), 0);
+    }
+    assert_memory_not_equal(out[0], out[1], sizeof out[0]);
+    for (int i = 0; i < N; i++)
+        assert_true(fabsf(out[0][i] - out[1][i]) < 1e-5f);
+    float *const all[] = {q, k, v, y, lse};
+    for (int i = 0; i < SQ_COUNT(all); i++)
+        dev->free(gpu, all[i]);
+    dev->close(&other);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -257,6 +286,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(bytes_move_between_queues, start, end),
         cmocka_unit_test_setup_teardown(codes_that_do_not_fit_are_refused, start, end),
         cmocka_unit_test_setup_teardown(weights_come_in_pieces, start, end),
+        cmocka_unit_test_setup_teardown(attention_has_two_ways, start, end),
     };
     return cmocka_run_group_tests(tests, load, NULL);
 }

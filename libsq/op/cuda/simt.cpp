@@ -121,6 +121,8 @@ struct thread {
     uint32_t mask;
     int arg, width;
     unsigned char value[16], result[16];
+    serve_fn *serve; /* of TOGETHER */
+    void *mine;
     void *fake, *fiber; /* of ASan, of TSan */
 };
 
@@ -138,6 +140,7 @@ static thread threads[MOST];
 static thread *current;
 static block now;
 static context outside;
+unsigned secret;
 #ifdef SIMT_ASAN
 static const void *outside_stack;
 static size_t outside_size;
@@ -159,7 +162,12 @@ HIDDEN static void copy(void *to, const void *from, size_t n)
         *a++ = *b++;
 }
 
-[[noreturn]] HIDDEN static void die(const char *what)
+HIDDEN static bool same(where a, where b)
+{
+    return a.line == b.line && a.file == b.file;
+}
+
+[[noreturn]] HIDDEN void die(const char *what)
 {
     static const char *const names[] = {"runs", "waits at __syncthreads", "waits in a warp operation", "has left"};
     fprintf(stderr, "simt: %s in block (%u, %u, %u)\n", what, now.index.x, now.index.y, now.index.z);
@@ -279,6 +287,16 @@ HIDDEN static int source(const thread *t, int l)
     }
 }
 
+HIDDEN static void serve_together(thread *w)
+{
+    void *mine[LANES];
+    for (int l = 0; l < LANES; l++)
+        mine[l] = w[l].mine;
+    current->serve(mine);
+    for (int l = 0; l < LANES; l++)
+        w[l].state = RUNS;
+}
+
 HIDDEN static void serve(thread *w, int lanes, uint32_t mask)
 {
     const uint32_t bits = ballot_of(w, lanes, mask);
@@ -298,19 +316,19 @@ HIDDEN static void serve(thread *w, int lanes, uint32_t mask)
             w[l].state = RUNS;
 }
 
-/* Are all lanes of the mask here, but those that left? */
+/* Are all lanes of the mask here, but those that left? For TOGETHER all must be, at one place. The last lanes come last
+ * mostly, so they are looked at first. */
 HIDDEN static bool complete(const thread *w, int lanes, uint32_t mask, enum op op)
 {
-    bool all = true;
-    for (int l = 0; l < lanes; l++) {
-        if (!(mask >> l & 1) || w[l].state == LEFT)
+    for (int l = lanes - 1; l >= 0; l--) {
+        if (!(mask >> l & 1) || (w[l].state == LEFT && op != TOGETHER))
             continue;
         if (w[l].state != IN_WARP)
-            all = false;
-        else if (w[l].mask != mask || w[l].op != op)
+            return false;
+        if (w[l].mask != mask || w[l].op != op || (op == TOGETHER && !same(w[l].at, current->at)))
             die("lanes of one mask are in different warp operations");
     }
-    return all;
+    return true;
 }
 
 HIDDEN void warp(enum op op, uint32_t mask, const void *v, size_t n, void *out, int arg, int width, where at)
@@ -328,13 +346,29 @@ HIDDEN void warp(enum op op, uint32_t mask, const void *v, size_t n, void *out, 
     t->state = IN_WARP;
     if (op == SYNC)
         RELEASE(&order_warp[t->linear / LANES]);
-    if (complete(w, lanes, mask, op))
-        serve(w, lanes, mask);
-    else
+    if (!complete(w, lanes, mask, op))
         to_outside();
+    else if (op == TOGETHER)
+        serve_together(w);
+    else
+        serve(w, lanes, mask);
     if (op == SYNC)
         ACQUIRE(&order_warp[t->linear / LANES]);
     copy(out, t->result, n);
+}
+
+HIDDEN void together(serve_fn *serve, void *mine, where at)
+{
+    if (now.n % LANES != 0)
+        die("a warp of fewer than 32 lanes does what all do together");
+    current->serve = serve;
+    current->mine = mine;
+    warp(TOGETHER, ~0u, nullptr, 0, nullptr, 0, LANES, at);
+}
+
+HIDDEN int lane()
+{
+    return current->linear % LANES;
 }
 
 /* ---- blocks ---- */
@@ -386,7 +420,7 @@ HIDDEN static bool pass_barrier()
         left += t->state == LEFT;
         if (t->state != AT_BARRIER)
             continue;
-        if (one && (one->at.line != t->at.line || one->at.file != t->at.file))
+        if (one && !same(one->at, t->at))
             die("threads wait at different barriers");
         one = t;
         waiting++;
@@ -441,6 +475,7 @@ HIDDEN void run(dim3 grid, dim3 size, size_t bytes, void (*body)(void *), void *
     const std::lock_guard<std::mutex> guard(one);
     const uint64_t n = (uint64_t)grid.x * grid.y * grid.z, first = seed();
     uint64_t random = first;
+    secret = (unsigned)first * 77;
     now = {{0, 0, 0}, size, grid, (int)(size.x * size.y * size.z), body, closure, nullptr, bytes};
     if (now.n < 1 || now.n > MOST || n == 0 || bytes > 48 * 1024)
         die("a launch that no GPU takes");

@@ -1,16 +1,18 @@
 /* simt.h - the same kernel for nvcc and for a C++ compiler, which then runs it on the processor
  *
  * Emulated, every CUDA thread is a fiber; the blocks of a grid run one after another. What a GPU leaves undefined is
- * made to show: order       SQ_EMU_SEED=N shuffles blocks and the threads in them: a missing barrier changes the
- * numbers poison      shared memory holds NaN (bytes 0xff) when a block starts, a lane that a shuffle cannot read gives
- * NaN barriers    threads of a block that wait at different __syncthreads, or left before one: a table, abort lane
- * masks  a lane missing from its own mask, or named by one and elsewhere: a table, abort ASan        an access out of
- * bounds names its line (SIMT_PLAIN_SHARED gives shared arrays red zones, but no poison) TSan        every thread is a
- * TSan fiber: a missing barrier is a race, both lines are named (run under setarch -R)
+ * made to show:
  *
- * Not here: atomics, textures, cooperative groups, inline PTX. Shared arrays may not be in templates or inline
- * functions (their section cannot be shared by copies that the linker merges): a static function can hand them out. One
- * grid at a time: a launch from another thread waits. */
+ * - order: SQ_EMU_SEED=N shuffles blocks and the threads in them; a missing barrier changes the numbers
+ * - poison: shared memory holds NaN (bytes 0xff) when a block starts, a lane that a shuffle cannot read gives NaN
+ * - barriers: threads of a block that wait at different __syncthreads, or left before one: a table, abort
+ * - lane masks: a lane missing from its own mask, or named by one and elsewhere: a table, abort
+ * - ASan: an access out of bounds names its line (SIMT_PLAIN_SHARED gives shared arrays red zones, but no poison)
+ * - TSan: every thread is a TSan fiber; a missing barrier is a race, both lines are named (run under setarch -R)
+ *
+ * Matrix products of a warp are in simt_wmma.h. Not here: atomics, textures, cooperative groups, inline PTX. Shared
+ * arrays may not be in templates or inline functions (their section cannot be shared by copies that the linker merges):
+ * a static function can hand them out. One grid at a time: a launch from another thread waits. */
 #ifndef SQ_SIMT_H
 #define SQ_SIMT_H
 
@@ -56,7 +58,7 @@ struct dim3 {
 namespace simt
 {
 
-enum op { SHFL, UP, DOWN, XOR, BALLOT, SYNC };
+enum op { SHFL, UP, DOWN, XOR, BALLOT, SYNC, TOGETHER };
 struct where {
     const char *file;
     int line;
@@ -70,6 +72,18 @@ void *dynamic();
 void barrier(where at);
 /* v, of n <= 16 bytes, to the lanes of mask; out: what this lane gets */
 void warp(enum op op, uint32_t mask, const void *v, size_t n, void *out, int arg, int width, where at);
+/* Once all 32 lanes of the warp have come to this place: serve(what each of them brings), by the last one. */
+typedef void serve_fn(void *const *lane);
+void together(serve_fn *serve, void *mine, where at);
+/* Ends with the reason and a table of the block's threads. */
+[[noreturn]] void die(const char *what);
+int lane();
+/* The place of element e of a lane among n, a power of 2: a secret that changes with SQ_EMU_SEED. */
+extern unsigned secret;
+static inline unsigned place(int lane, int e, unsigned n)
+{
+    return ((unsigned)(lane + 32 * e) * 77 + secret) & (n - 1);
+}
 /* Runs body(closure) in every thread of every block. */
 void run(dim3 grid, dim3 block, size_t dynamic_bytes, void (*body)(void *), void *closure);
 
@@ -108,7 +122,7 @@ template <class F> void launch(dim3 grid, dim3 block, size_t bytes, F f)
 #define gridDim                        (simt::grid_size())
 #define __syncthreads()                simt::barrier(SIMT_HERE)
 #define __syncwarp(...) \
-    simt::warp(simt::SYNC, (0xffffffffu, ##__VA_ARGS__), nullptr, 0, nullptr, 0, 32, SIMT_HERE)
+    simt::warp(simt::SYNC, (0xffffffffu __VA_OPT__(, ) __VA_ARGS__), nullptr, 0, nullptr, 0, 32, SIMT_HERE)
 #define __shfl_sync(m, v, s, ...)      simt::shuffle(simt::SHFL, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
 #define __shfl_up_sync(m, v, s, ...)   simt::shuffle(simt::UP, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
 #define __shfl_down_sync(m, v, s, ...) simt::shuffle(simt::DOWN, m, v, s, (32, ##__VA_ARGS__), SIMT_HERE)
