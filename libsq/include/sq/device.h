@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   3
+#define SQ_DEVICE_ABI   4
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -131,6 +131,18 @@ struct sq_device_ops {
      * of -dy[i] base[i] / x[k]^2. first [m + 1], from [n] list for every k the i with map[i] == k. */
     void (*collect)(struct sq_gpu *g, float *dx, const float *dy, const float *base, const float *x,
                     const int32_t *first, const int32_t *from, bool inverse, int64_t m);
+
+    /* ---- layers with experts ---- */
+
+    void (*softmax)(struct sq_gpu *g, float *p, int64_t rows, int64_t n);
+    void (*choose)(struct sq_gpu *g, const struct sq_routing *r);
+    /* Workspace: column sums of E. */
+    void (*assign)(struct sq_gpu *g, const struct sq_routing *r);
+    void (*route_grad)(struct sq_gpu *g, float *dlogit, const double *dshare, const struct sq_routing *r);
+    void (*scatter)(struct sq_gpu *g, float *y, bool add, const float *x, const float *scale, const int64_t *pick,
+                    int64_t rows, int64_t top, int64_t n);
+    void (*scale_rows)(struct sq_gpu *g, float *x, const float *scale, int64_t rows, int64_t n);
+    void (*row_dots)(struct sq_gpu *g, double *dot, const float *a, const float *b, int64_t rows, int64_t n);
 };
 
 enum { SQ_GPU_COUNT_SPACE = 1 << 14 };

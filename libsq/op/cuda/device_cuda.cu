@@ -224,6 +224,13 @@ static const struct sq_device_ops ops = {
     ROW(fold_grad),
     ROW(spread),
     ROW(collect),
+    ROW(softmax),
+    ROW(choose),
+    ROW(assign),
+    ROW(route_grad),
+    ROW(scatter),
+    ROW(scale_rows),
+    ROW(row_dots),
 };
 
 extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)
