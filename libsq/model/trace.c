@@ -43,7 +43,7 @@ static void exact(struct part part[EXACT], struct sq_trace *t, int64_t n)
     const int64_t D = c->head_dim, norm = c->qk_norm ? n : 0;
     const struct part all[EXACT] = {
         {&t->q, n * c->heads * D}, {&t->k, n * c->kv_heads * D}, {&t->lse, n * c->heads}, {&t->rrms1, n}, {&t->rrms2, n}, {&t->rrmsq, norm * c->heads},
-        {&t->rrmsk, norm * c->kv_heads}, {&t->prob, n * c->experts},
+        {&t->rrmsk, norm * c->kv_heads}, {&t->routing.prob, n * c->experts},
     };
     memcpy(part, all, sizeof all);
 }
@@ -52,10 +52,11 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
 {
     const struct sq_config *cfg = t->cfg;
     const bool moe = cfg->experts > 0;
-    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, slots = moe ? n * cfg->top : 0;
+    const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, E = cfg->experts, slots = moe ? n * cfg->top : 0;
     const int64_t wide = SQ_MAX(C, cfg->heads * cfg->head_dim), z = n * (moe ? wide : SQ_MAX(wide, F));
     int64_t weights = 0, widest = 0;
-    float *codes = NULL, *sum = NULL; /* bytes and integers in floats' places */
+    /* in floats' places: bytes, integers, doubles */
+    float *codes = NULL, *sum = NULL, *chosen = NULL, *slot = NULL, *token = NULL, *begin = NULL, *dshare = NULL;
     for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
         weights = SQ_MAX(weights, sq_grad_strip(rows, cols) * cols);
@@ -64,13 +65,19 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
     const struct part part[] = {
         {&t->in, slots * C},   {&t->mul, slots * F}, {&t->dmul, slots * F},
         {&t->z, z},            {&t->zq, z},          {&t->dw, weights},
-        {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, moe ? n * cfg->experts : 0},
+        {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, n * E},
         {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
-        {&t->share, slots},
+        {&chosen, slots},      {&slot, 2 * slots},   {&token, 2 * slots},
+        {&begin, moe ? 2 * E + 2 : 0}, {&dshare, 2 * slots}, {&t->routing.share, slots},
     };
     at = place(base, at, part, SQ_COUNT(part));
     t->code.q = (void *)codes;
     t->code.sum = (void *)sum;
+    t->routing.chosen = (void *)chosen;
+    t->routing.slot = (void *)slot;
+    t->routing.token = (void *)token;
+    t->routing.begin = (void *)begin;
+    t->dshare = (void *)dshare;
     return at;
 }
 
@@ -92,18 +99,7 @@ static int64_t lay_out(struct sq_trace *t, float *base)
 int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens)
 {
     struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
-    const int64_t slots = cfg->experts > 0 ? t.rows * cfg->top : 0;
-    const int64_t routing = 2 * (int64_t)sizeof *t.slot + (int64_t)(sizeof *t.chosen + sizeof *t.dshare);
-    return lay_out(&t, NULL) * (int64_t)sizeof(float) + slots * routing +
-           (slots ? (cfg->experts + 1) * (int64_t)sizeof *t.begin : 0);
-}
-
-/* Experts are chosen, and their tokens gathered, on the processor. */
-static int check_home(const struct sq_config *cfg, const struct sq_ops *home)
-{
-    if (cfg->experts == 0 || home == home->host)
-        return 0;
-    return sq_fail(SQ_E_UNSUP, "a model with experts runs on the processor only; use --backend cpu");
+    return lay_out(&t, NULL) * (int64_t)sizeof(float);
 }
 
 int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
@@ -113,21 +109,15 @@ int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struc
     void *all = NULL;
     int rc;
     *out = NULL;
-    SQ_TRY(check_home(cfg, home));
     SQ_TRY(sq_alloc(&t, 1));
     t->cfg = cfg;
     t->home = home;
     t->rows = batch * tokens;
+    t->routing = (struct sq_routing){.experts = cfg->experts, .top = cfg->top, .renorm = cfg->renorm};
+    SQ_TRY(sq_alloc(&t->first, cfg->experts + 1));
     SQ_TRY(home->alloc(&all, (size_t)lay_out(t, NULL) * sizeof(float)));
     t->all = all;
     lay_out(t, t->all);
-    if (cfg->experts > 0) {
-        SQ_TRY(sq_alloc(&t->chosen, t->rows * cfg->top));
-        SQ_TRY(sq_alloc(&t->slot, t->rows * cfg->top));
-        SQ_TRY(sq_alloc(&t->token, t->rows * cfg->top));
-        SQ_TRY(sq_alloc(&t->begin, cfg->experts + 1));
-        SQ_TRY(sq_alloc(&t->dshare, t->rows * cfg->top));
-    }
     *out = t;
     return 0;
 out:
@@ -140,9 +130,8 @@ void sq_trace_free(struct sq_trace **t)
     if (!*t)
         return;
     (*t)->home->release((*t)->all);
-    void *const part[] = {(*t)->dshare, (*t)->begin, (*t)->token, (*t)->slot, (*t)->chosen, *t};
-    for (int i = 0; i < SQ_COUNT(part); i++)
-        sq_free(part[i]);
+    sq_free((*t)->first);
+    sq_free(*t);
     *t = NULL;
 }
 
@@ -151,6 +140,7 @@ void sq_trace_free(struct sq_trace **t)
 struct sq_kept {
     const struct sq_ops *home;
     struct sq_floats outputs, exact;
+    int64_t *first; /* the trace's */
 };
 
 static int64_t count(const struct part *part, int n)
@@ -191,6 +181,7 @@ int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, const struct 
     k->home = home;
     k->outputs.type = type;
     k->exact.type = SQ_F32;
+    SQ_TRY(sq_alloc(&k->first, cfg->experts + 1));
     SQ_TRY(home->alloc(&k->outputs.x, (size_t)counts[0] * sq_dtype_size(type)));
     SQ_TRY(home->alloc(&k->exact.x, (size_t)counts[1] * sizeof(float)));
     *out = k;
@@ -206,6 +197,7 @@ void sq_kept_free(struct sq_kept **k)
         return;
     (*k)->home->release((*k)->outputs.x);
     (*k)->home->release((*k)->exact.x);
+    sq_free((*k)->first);
     sq_free(*k);
     *k = NULL;
 }
@@ -229,6 +221,7 @@ void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n)
     exact(rest, t, n);
     put(k->outputs, t->home, part, OUTPUTS);
     put(k->exact, t->home, rest, EXACT);
+    memcpy(k->first, t->first, (size_t)(t->cfg->experts + 1) * sizeof *k->first);
 }
 
 void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
@@ -238,8 +231,9 @@ void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
     exact(rest, t, n);
     get(k->outputs, t->home, part, OUTPUTS);
     get(k->exact, t->home, rest, EXACT);
+    memcpy(t->first, k->first, (size_t)(t->cfg->experts + 1) * sizeof *t->first);
     if (t->cfg->experts > 0)
-        sq_moe_dispatch(t, n);
+        sq_moe_dispatch(t, t->home, n);
 }
 
 void sq_trace_round(struct sq_trace *t, enum sq_dtype type, int64_t n)

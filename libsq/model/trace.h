@@ -13,7 +13,7 @@
 
 struct sq_trace {
     const struct sq_config *cfg;
-    const struct sq_ops *home; /* in whose memory the arrays lie; with experts the host's */
+    const struct sq_ops *home; /* in whose memory the arrays lie */
     int64_t rows; /* N it was allocated for */
     /* for the backward */
     float *qraw, *kraw;                    /* [N,H*D], [N,KV*D] before q/k norm; NULL without it */
@@ -22,11 +22,8 @@ struct sq_trace {
     float *mid;                            /* [N,C] after the attention residual */
     float *gate, *up;                      /* [S,F]; the backward leaves their gradients in them, then needs them no more */
     float *rrms1, *rrms2, *rrmsq, *rrmsk;  /* [N], [N], [N*H], [N*KV] */
-    float *prob, *share;                   /* router's softmax [N,E]; weight of each slot [S] */
-    int32_t *chosen;                       /* [N,top] experts of a token, ascending */
-    int64_t *slot;                         /* [N,top] their slots */
-    int64_t *token;                        /* [S] the token of a slot */
-    int64_t *begin;                        /* [E+1] first slot of each expert */
+    struct sq_routing routing;             /* of its arrays prob is set aside, the others are made again from it */
+    int64_t *first;                        /* [E+1] routing.begin, the host's: products are queued by their sizes */
     /* workspace */
     float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form, if any */
     float *in, *mul, *dmul, *dlogit;       /* experts: [S,C], [S,F], [S,F], [N,E] */
@@ -59,8 +56,8 @@ void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, cons
 /* Rows of a linear whose gradients are made at once. */
 int64_t sq_grad_strip(int64_t rows, int64_t cols);
 
-/* Experts, slots and shares from t->prob. */
-void sq_moe_dispatch(struct sq_trace *t, int64_t n);
+/* Experts, slots and shares from the probabilities; t->first is not renewed. */
+void sq_moe_dispatch(struct sq_trace *t, const struct sq_ops *ops, int64_t n);
 /* The MLPs of a layer with experts: y = mid + sum of share * expert; dmid += the gradient at mid. */
 void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, int64_t n, struct sq_trace *t,
                     struct sq_input_stats *stats);

@@ -329,7 +329,7 @@ static int check_operation(const struct check_op *op, const struct sq_device *d,
 int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, bool timed, sq_device_report *report,
                     void *ctx)
 {
-    const struct check_table *const tables[] = {&check_layer, &check_weights, &check_step};
+    const struct check_table *const tables[] = {&check_layer, &check_weights, &check_step, &check_experts};
     int rc = d->space(g, SPACE);
     if (rc < 0)
         return sq_fail((enum sq_err)rc, "%s", d->error(g));

@@ -56,7 +56,7 @@ struct check_table {
     const struct check_op *op;
     int64_t n;
 };
-extern const struct check_table check_layer, check_weights, check_step;
+extern const struct check_table check_layer, check_weights, check_step, check_experts;
 
 /* For the rows of a table: argument k, the reference. */
 #define F(k)      ((float *)p[k])

@@ -323,6 +323,48 @@ static void hadamard(float *y, const float *x, const float *sign, int64_t rows, 
     op->hadamard(gpu, y, x, sign, rows, n);
 }
 
+static void softmax(float *p, int64_t rows, int64_t n)
+{
+    op->softmax(gpu, p, rows, n);
+}
+
+static void choose(const struct sq_routing *r)
+{
+    op->choose(gpu, r);
+}
+
+static void assign(const struct sq_routing *r)
+{
+    if (space(sq_gpu_column_space(r->experts)))
+        op->assign(gpu, r);
+}
+
+static void route_grad(float *dlogit, const double *dshare, const struct sq_routing *r)
+{
+    op->route_grad(gpu, dlogit, dshare, r);
+}
+
+static void gather(float *y, const float *x, const int64_t *pick, int64_t rows, int64_t n)
+{
+    op->gather(gpu, y, x, SQ_F32, pick, rows, n);
+}
+
+static void scatter(float *y, bool accumulate, const float *x, const float *scale, const int64_t *pick, int64_t rows,
+                    int64_t top, int64_t n)
+{
+    op->scatter(gpu, y, accumulate, x, scale, pick, rows, top, n);
+}
+
+static void scale_rows(float *x, const float *scale, int64_t rows, int64_t n)
+{
+    op->scale_rows(gpu, x, scale, rows, n);
+}
+
+static void row_dots(double *dot, const float *a, const float *b, int64_t rows, int64_t n)
+{
+    op->row_dots(gpu, dot, a, b, rows, n);
+}
+
 static void rowquant(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
                      int64_t cols)
 {
@@ -397,6 +439,14 @@ static const struct sq_ops table = {
     .spread = spread,
     .collect = collect,
     .hadamard = hadamard,
+    .softmax = softmax,
+    .choose = choose,
+    .assign = assign,
+    .route_grad = route_grad,
+    .gather = gather,
+    .scatter = scatter,
+    .scale_rows = scale_rows,
+    .row_dots = row_dots,
     .rowquant = rowquant,
     .rowquant_grad = rowquant_grad,
     .rowquant_encode = rowquant_encode,

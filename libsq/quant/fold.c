@@ -26,6 +26,7 @@ int64_t fold_map_at(const struct sq_config *c, enum fold_map map, int64_t i)
     case FOLD_PAIRS: return pair(c, i);
     case FOLD_QUERY: return pair(c, kv_channel(c, i));
     case FOLD_HEAD: return i % (c->head_dim / 2);
+    case FOLD_ROWS: return i % c->hidden;
     default: return i;
     }
 }
@@ -83,6 +84,12 @@ struct side fold_row_side(const struct sq_params *p, const struct sq_config *c, 
 struct side fold_gain_side(const struct sq_params *p, const struct sq_config *c, enum sq_gain_id gain)
 {
     return side_of(p, c, &GAIN_SIDE[gain], true);
+}
+
+/* Experts read what NORM2's gain divided: so does the router. */
+struct side fold_router_side(const struct sq_params *p)
+{
+    return (struct side){.place = SQ_AT_FC1, .map = FOLD_ROWS, .alpha = p->alpha[SQ_AT_FC1]};
 }
 
 struct linear fold_linear_of(const struct sq_params *p, const struct sq_config *c, int64_t k)
@@ -235,19 +242,23 @@ static void copy(float *to, const float *from, int64_t n)
         memcpy(to, from, (size_t)n * sizeof *to);
 }
 
+static void scale(float *x, const struct sq_config *c, const struct side *s, int64_t n)
+{
+    for (int64_t i = 0; s->alpha && i < n; i++) {
+        const float a = s->alpha->x[fold_map_at(c, s->map, i)];
+        x[i] = s->inverse ? x[i] / a : x[i] * a;
+    }
+}
+
 static void flat_gains(struct sq_block *flat, const struct sq_params *p)
 {
     const struct sq_config *c = flat->cfg;
-    const float *fc1 = fold_alpha(p, SQ_AT_FC1);
+    const struct side router = fold_router_side(p);
     for (int g = 0; g < SQ_GAINS; g++) {
         const struct side s = fold_gain_side(p, c, (enum sq_gain_id)g);
-        for (int64_t i = 0; s.alpha && i < sq_gain_size(c, (enum sq_gain_id)g); i++) {
-            const float a = s.alpha->x[fold_map_at(c, s.map, i)];
-            flat->gain[g][i] = s.inverse ? flat->gain[g][i] / a : flat->gain[g][i] * a;
-        }
+        scale(flat->gain[g], c, &s, sq_gain_size(c, (enum sq_gain_id)g));
     }
-    for (int64_t i = 0; fc1 && flat->router && i < c->experts * c->hidden; i++)
-        flat->router[i] *= fc1[i % c->hidden];
+    scale(flat->router, c, &router, c->experts * c->hidden);
 }
 
 /* everything that is not a linear's weight */

@@ -15,6 +15,7 @@ enum fold_map {
     FOLD_PAIRS, /* of a channel of a kv head: one value per RoPE pair */
     FOLD_QUERY, /* both */
     FOLD_HEAD,  /* of a channel of any head: its pair within the head */
+    FOLD_ROWS,  /* of the router's weights, one row behind the other: its column */
     FOLD_MAPS
 };
 int64_t fold_map_at(const struct sq_config *c, enum fold_map map, int64_t i);
@@ -30,6 +31,7 @@ struct side {
 struct side fold_col_side(const struct sq_params *p, const struct sq_config *c, int64_t linear);
 struct side fold_row_side(const struct sq_params *p, const struct sq_config *c, int64_t linear);
 struct side fold_gain_side(const struct sq_params *p, const struct sq_config *c, enum sq_gain_id gain);
+struct side fold_router_side(const struct sq_params *p);
 
 /* The scale vectors of a linear: NULL where there is none. */
 struct sides {
@@ -44,11 +46,6 @@ struct linear {
 static inline const float *fold_values(const struct sq_param *p)
 {
     return p ? p->x : NULL;
-}
-
-static inline const float *fold_alpha(const struct sq_params *p, enum sq_place place)
-{
-    return fold_values(p->alpha[place]);
 }
 
 struct linear fold_linear_of(const struct sq_params *p, const struct sq_config *c, int64_t k);

@@ -64,16 +64,20 @@ static void copy_rest(struct sq_block *to, const struct sq_block *from, const st
     for (int g = 0; g < SQ_GAINS; g++)
         if (to->gain[g])
             home->copy(to->gain[g], from->gain[g], (size_t)sq_gain_size(to->cfg, (enum sq_gain_id)g) * sizeof(float));
+    if (to->router)
+        home->copy(to->router, from->router, (size_t)(to->cfg->experts * to->cfg->hidden) * sizeof(float));
 }
 
 void fold_device(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_rowq *q)
 {
     const struct sq_config *c = w->cfg;
+    const struct side router = fold_router_side(p);
     copy_rest(to, w, p->home);
     for (int g = 0; g < SQ_GAINS; g++) {
         const struct side s = fold_gain_side(p, c, (enum sq_gain_id)g);
         scale(to->gain[g], p, &s, sq_gain_size(c, (enum sq_gain_id)g));
     }
+    scale(to->router, p, &router, c->experts * c->hidden);
     for (int64_t k = 0; k < to->nlinear; k++) {
         const struct side rows = fold_row_side(p, c, k);
         struct sq_fold_args a = args_of(p, w, k, q);
@@ -130,8 +134,11 @@ void fold_grad_device(struct sq_params *p, int64_t k, int64_t first, int64_t las
 void fold_gains_device(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w)
 {
     const struct sq_config *c = w->cfg;
+    const struct side router = fold_router_side(p);
     for (int k = 0; k < SQ_GAINS; k++) {
         const struct side s = fold_gain_side(p, c, (enum sq_gain_id)k);
         unscale(p, &s, g->gain[k], w->gain[k], sq_gain_size(c, (enum sq_gain_id)k));
     }
+    if (w->router)
+        unscale(p, &router, g->router, w->router, c->experts * c->hidden);
 }

@@ -181,17 +181,24 @@ static void to_alpha(double *const d[SQ_PLACES], const struct side *s, const str
         add_scale(d, s, c, i, sum[i]);
 }
 
+/* Gradients dx of x, which has a side's scales. */
+static void flat_to_alpha(double *const d[SQ_PLACES], const struct side *s, const struct sq_config *c, const float *dx,
+                          const float *x, int64_t n)
+{
+    for (int64_t i = 0; s->alpha && i < n; i++)
+        add_scale(d, s, c, i, (double)dx[i] * (double)x[i]);
+}
+
 static void gains_to_alphas(double *const d[SQ_PLACES], const struct sq_params *p, float *const dgain[SQ_GAINS],
                             const float *drouter, const struct sq_block *w)
 {
     const struct sq_config *c = w->cfg;
+    const struct side router = fold_router_side(p);
     for (int g = 0; g < SQ_GAINS; g++) {
         const struct side s = fold_gain_side(p, c, (enum sq_gain_id)g);
-        for (int64_t i = 0; s.alpha && i < sq_gain_size(c, (enum sq_gain_id)g); i++)
-            add_scale(d, &s, c, i, (double)dgain[g][i] * (double)w->gain[g][i]);
+        flat_to_alpha(d, &s, c, dgain[g], w->gain[g], sq_gain_size(c, (enum sq_gain_id)g));
     }
-    for (int64_t i = 0; d[SQ_AT_FC1] && w->router && i < c->experts * c->hidden; i++)
-        d[SQ_AT_FC1][i % c->hidden] += (double)drouter[i] * (double)w->router[i];
+    flat_to_alpha(d, &router, c, drouter, w->router, c->experts * c->hidden);
 }
 
 /* The gradients of the alphas so far, in the workspace behind a linear's sums. */

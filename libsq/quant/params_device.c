@@ -7,8 +7,14 @@
 static void map_shape(int64_t *uses, int64_t *scales, const struct sq_config *c, enum fold_map map, int64_t widest)
 {
     const int64_t D = c->head_dim, Q = c->heads * D, KV = c->kv_heads * D;
-    *uses = map == FOLD_SAME ? widest : map == FOLD_PAIRS ? KV : map == FOLD_HEAD ? D : Q;
-    *scales = map == FOLD_SAME ? widest : map == FOLD_HEADS ? KV : map == FOLD_HEAD ? D / 2 : KV / 2;
+    const int64_t shape[FOLD_MAPS][2] = {[FOLD_SAME] = {widest, widest},
+                                         [FOLD_HEADS] = {Q, KV},
+                                         [FOLD_PAIRS] = {KV, KV / 2},
+                                         [FOLD_QUERY] = {Q, KV / 2},
+                                         [FOLD_HEAD] = {D, D / 2},
+                                         [FOLD_ROWS] = {c->experts * c->hidden, c->hidden}};
+    *uses = shape[map][0];
+    *scales = shape[map][1];
 }
 
 /* at, first, from of one map, on the host */

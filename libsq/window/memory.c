@@ -46,10 +46,10 @@ static bool on_device(const struct pass *e)
     return e->ops != e->ops->host;
 }
 
-/* Operands of the largest product of weights and activations, converted; sums of columns; cuBLAS's own. */
+/* Operands of the largest product of weights, a router's too, and activations, converted; sums of columns; cuBLAS's own. */
 static int64_t device_workspace(const struct sq_config *c, int64_t rows)
 {
-    const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), c->heads * c->head_dim);
+    const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), SQ_MAX(c->heads * c->head_dim, c->experts));
     return 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows)) + 5 * 1024 * wide + (32 << 20);
 }
 
@@ -64,7 +64,7 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
 {
     const struct sq_config *c = &e->cfg;
     const int64_t rows = batch * e->acts.tokens;
-    int64_t weights = 0;
+    int64_t weights = 4 * c->experts * c->hidden;
     if (!on_device(e))
         return 0;
     for (int64_t i = 0; i < like->w.nlinear; i++) {

@@ -78,13 +78,14 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
     const enum sq_dtype type = product_type(ops);
     const int64_t size = (int64_t)sq_dtype_size(type);
     const int64_t coded = has_codes(cfg, ops, s) ? sq_coded_linears(cfg) : 0;
-    int64_t weights = 8 * cfg->hidden, rows, cols;
+    const int64_t router = 4 * cfg->experts * cfg->hidden;
+    int64_t weights = 8 * cfg->hidden + router, rows, cols;
     for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
         weights += (size + (i < coded)) * rows * cols + (sq_linear_has_bias(cfg, i) ? 4 * rows : 0);
     }
     const int64_t acts = batch * tokens * cfg->hidden;
-    return layers * weights + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
+    return layers * weights + router + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
            sq_trace_bytes(cfg, batch, tokens) +
            (recompute ? 0 : layers - 1) * sq_kept_bytes(cfg, batch, tokens, type);
 }

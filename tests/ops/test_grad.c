@@ -26,8 +26,17 @@
 #define sq_bias_ref bias64
 #define sq_bias_grad_ref bias_grad64
 #define sq_adamw_ref adamw64
+#define sq_softmax_ref softmax64
+#define sq_choose_ref choose64
+#define sq_assign_ref assign64
+#define sq_route_grad_ref route_grad64
+#define sq_gather_ref gather64
+#define sq_scatter_ref scatter64
+#define sq_scale_rows_ref scale_rows64
+#define sq_row_dots_ref row_dots64
 #include "../../libsq/op/ref/attention_ref.c"
 #include "../../libsq/op/ref/elem_ref.c"
+#include "../../libsq/op/ref/experts_ref.c"
 #include "../../libsq/op/ref/norm_ref.c"
 #undef float
 
@@ -223,6 +232,40 @@ static void bias_gradient(void **state)
         assert_true(fabs(dbias[i] - (i + 1 + dy[i] + dy[3 + i] + dy[6 + i] + dy[9 + i])) < 1e-14);
 }
 
+struct routing_case {
+    struct sq_routing r;
+    double x[MAX], prob[MAX], share[MAX], w[MAX];
+    int32_t chosen[MAX];
+    int64_t slot[MAX], token[MAX], begin[MAX];
+};
+
+static double routing_loss(const void *arg)
+{
+    struct routing_case *c = (struct routing_case *)(uintptr_t)arg;
+    memcpy(c->prob, c->x, sizeof c->prob);
+    softmax64(c->prob, c->r.tokens, c->r.experts);
+    choose64(&c->r);
+    assign64(&c->r);
+    return dot64(c->share, c->w, c->r.tokens * c->r.top);
+}
+
+/* No step of the differences changes a choice: the experts of a token are far enough apart. */
+static void routing_gradient(void **state)
+{
+    (void)state;
+    static struct routing_case c;
+    static double dlogit[MAX];
+    for (int renorm = 0; renorm < 2; renorm++)
+        for (int64_t top = 2; top < 8; top += 5) { /* 7: all of them */
+            c.r = (struct sq_routing){9, 7, top, renorm, c.prob, c.chosen, c.slot, c.token, c.begin, c.share};
+            fill(c.x, 63);
+            fill(c.w, 9 * top);
+            routing_loss(&c);
+            route_grad64(dlogit, c.w, &c.r);
+            expect_gradient("router", dlogit, c.x, 63, routing_loss, &c);
+        }
+}
+
 /* With a constant gradient g every bias-corrected step is lr * sign(g) (eps aside), whatever the step number. */
 static void adamw_steps_have_the_length_of_the_rate(void **state)
 {
@@ -265,7 +308,7 @@ int main(void)
         cmocka_unit_test(rmsnorm_gradient),  cmocka_unit_test(rope_gradient_is_its_inverse),
         cmocka_unit_test(swiglu_gradient),   cmocka_unit_test(attention_gradient),
         cmocka_unit_test(bias_gradient),     cmocka_unit_test(adamw_steps_have_the_length_of_the_rate),
-        cmocka_unit_test(a_wrong_gradient_is_noticed),
+        cmocka_unit_test(routing_gradient),  cmocka_unit_test(a_wrong_gradient_is_noticed),
     };
     rng = sq_rng_init(11, SQ_RNG_TEST, 0, 0, 0, 0);
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -92,6 +92,43 @@ END
     cmp act.sq other.sq
 }
 
+@test "cuda: a model with experts: statistics, windows and figures are the processor's, but for rounding; memory" {
+    seq 1 600 | awk '{ print ($1 * 7919) % 253 + 3 }' >ids
+    for b in cpu cuda; do
+        sq-load -q "$BATS_TEST_DIRNAME/../oracle/goldens/models/qwen3-moe" |
+            sq-calib -q --ids ids -n 4 -l 16 --stats --precision f32 --backend $b -o $b.sq
+        sq-window -q -i $b.sq -s W2A16 --schedule fixed:2,1 --epochs 2 --batch 2 --precision f32 --backend $b --metrics $b.json -o $b-learned.sq
+        sq-eval -q --backend $b --ids ids --length 32 --windows 4 --json cpu-learned.sq >$b-eval.json
+    done
+    sq-dump --cmp --tolerance 1e-5 cpu.sq cuda.sq
+    python3 - <<'END'
+import json
+def of(name, event):
+    return [x for x in map(json.loads, open(name)) if x.get("event") == event]
+windows = [[x["losses"] for x in of(f"{b}.json", "window")] for b in ("cpu", "cuda")]
+assert len(windows[0]) == len(windows[1]) > 0, windows
+for a, b in zip(*windows):
+    # what is learned hardly depends on the sign of gradients near zero, as above
+    assert abs(a["plain"] / b["plain"] - 1) < 1e-6 and abs(a["exit"] / b["exit"] - 1) < 1e-2, (a, b)
+a, b = ([json.loads(x) for x in open(f"{n}-eval.json")] for n in ("cpu", "cuda"))
+assert [x["metric"] for x in a] == [x["metric"] for x in b] and a
+for x, y in zip(a, b):
+    assert abs(x["value"] - y["value"]) <= 1e-5 * abs(x["value"]), (x, y)
+END
+    # the estimate holds for experts, too, and what is too little ends with one line
+    two=(-q -i cuda.sq --no-prov -s W4A4 --schedule fixed:2,1 --order window --epochs 1 --batch 2 --backend cuda)
+    run -0 sq-window "${two[@]}" --dry-run
+    [[ $output =~ "memory on the device"\ +([0-9]+)"."([0-9])" MB, "([0-9]+)"."([0-9])" MB at the least" ]]
+    all=$((BASH_REMATCH[1] * 1000000 + BASH_REMATCH[2] * 100000)) least=$((BASH_REMATCH[3] * 1000000 + BASH_REMATCH[4] * 100000))
+    sq-window "${two[@]}" -o one.sq
+    SQ_EMU_BYTES=$((all + 50000)) sq-window "${two[@]}" -o fits.sq
+    cmp one.sq fits.sq
+    SQ_EMU_BYTES=$((least + 50000)) run -0 --separate-stderr sq-window "${two[@]}" -o again.sq
+    cmp one.sq again.sq
+    SQ_EMU_BYTES=$((least - 100000)) run -1 --separate-stderr sq-window "${two[@]}" -o less.sq
+    [[ ${#stderr_lines[@]} -eq 1 && $stderr == *"on the device, which has "* ]]
+}
+
 @test "cuda: parts of a batch on another device process" {
     calib 3 16
     learn one.sq --backend cuda --shards 2

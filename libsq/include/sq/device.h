@@ -133,6 +133,18 @@ struct sq_device_ops {
                     const int32_t *first, const int32_t *from, bool inverse, int64_t m);
     /* SQ_E_UNSUP for an order that sq_hadamard_order() refuses. */
     void (*hadamard)(struct sq_gpu *g, float *y, const float *x, const float *sign, int64_t rows, int64_t n);
+
+    /* ---- layers with experts ---- */
+
+    void (*softmax)(struct sq_gpu *g, float *p, int64_t rows, int64_t n);
+    void (*choose)(struct sq_gpu *g, const struct sq_routing *r);
+    /* Workspace: column sums of E. */
+    void (*assign)(struct sq_gpu *g, const struct sq_routing *r);
+    void (*route_grad)(struct sq_gpu *g, float *dlogit, const double *dshare, const struct sq_routing *r);
+    void (*scatter)(struct sq_gpu *g, float *y, bool add, const float *x, const float *scale, const int64_t *pick,
+                    int64_t rows, int64_t top, int64_t n);
+    void (*scale_rows)(struct sq_gpu *g, float *x, const float *scale, int64_t rows, int64_t n);
+    void (*row_dots)(struct sq_gpu *g, double *dot, const float *a, const float *b, int64_t rows, int64_t n);
 };
 
 enum { SQ_GPU_COUNT_SPACE = 1 << 14 };

@@ -54,6 +54,19 @@ struct sq_fold_args {
     int64_t rows, cols;
 };
 
+/* Which tokens go to which experts: N tokens, E experts, a slot for each of a token's `top` experts, S = N top slots, sorted
+ * by expert, then by token. The struct is the host's, its arrays are where those of the operations lie. Borrowed. */
+struct sq_routing {
+    int64_t tokens, experts, top; /* N, E, 1 <= top <= E */
+    bool renorm;                  /* shares are divided by their sum over a token */
+    float *prob;                  /* [N,E] softmax of the router's products */
+    int32_t *chosen;              /* [N,top] experts of a token, ascending */
+    int64_t *slot;                /* [N,top] their slots */
+    int64_t *token;               /* [S] the token of a slot */
+    int64_t *begin;               /* [E+1] first slot of each expert */
+    float *share;                 /* [S] weight of a slot */
+};
+
 struct sq_ops {
     const char *name;            /* "ref", "cpu", "cuda", "emu" */
     char isa[64];                /* instruction set and product library in force: "avx2 blis", recorded in provenance */
@@ -162,6 +175,23 @@ struct sq_ops {
     void (*spread)(float *y, const float *base, const float *x, const int32_t *map, bool inverse, int64_t n);
     void (*collect)(float *dx, const float *dy, const float *base, const float *x, const int32_t *first,
                     const int32_t *from, bool inverse, int64_t m);
+
+    /* Layers with experts. softmax: rows of n, in place. choose: prob -> chosen, the largest, of equal ones those of the
+     * lower experts, NaN last. assign: chosen and prob -> slot, token, begin, share. The last two have the same bits on
+     * every backend. */
+    void (*softmax)(float *p, int64_t rows, int64_t n);
+    void (*choose)(const struct sq_routing *r);
+    void (*assign)(const struct sq_routing *r);
+    /* Gradient of the shares, dshare [S], -> of the router's products, dlogit [N,E], overwritten. */
+    void (*route_grad)(float *dlogit, const double *dshare, const struct sq_routing *r);
+    /* Rows of n: y[i,:] = x[pick[i],:], pick [rows];
+     * y[i,:] (+)= sum over k < top of scale[s] x[s,:], s = pick[i,k], one after the other in f32; scale NULL: 1;
+     * x[i,:] *= scale[i]; dot[i] = <a[i,:], b[i,:]> */
+    void (*gather)(float *y, const float *x, const int64_t *pick, int64_t rows, int64_t n);
+    void (*scatter)(float *y, bool add, const float *x, const float *scale, const int64_t *pick, int64_t rows,
+                    int64_t top, int64_t n);
+    void (*scale_rows)(float *x, const float *scale, int64_t rows, int64_t n);
+    void (*row_dots)(double *dot, const float *a, const float *b, int64_t rows, int64_t n);
 
     /* Row-wise weight and token quantizers with their gradients: see rowquant.h. */
     void (*rowquant)(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,

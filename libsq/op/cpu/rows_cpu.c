@@ -3,6 +3,8 @@
 
 #include <math.h>
 
+#include "../ref/ref.h"
+
 /* Elements of a piece, and from how many on threads are worth waking. */
 enum { PIECE = 4096, LARGE = 16 * PIECE };
 
@@ -101,6 +103,56 @@ static void kl(double *out, uint8_t *same_top, const float *logits, const float 
            out[i] = sq_vec->kl(same_top + i, logits + i * vocab, base + i * vocab, vocab));
 }
 
+/* ---- experts: the reference on pieces; assign() counts tokens in their order, one thread does it ---- */
+
+static struct sq_routing some_tokens(const struct sq_routing *r, int64_t first, int64_t n)
+{
+    struct sq_routing part = *r;
+    part.tokens = n;
+    part.prob += first * r->experts;
+    part.chosen += first * r->top;
+    part.slot += first * r->top;
+    return part;
+}
+
+static void softmax(float *p, int64_t rows, int64_t n)
+{
+    PIECES(rows, rows_of_piece(n), rows * n, sq_softmax_ref(p + i * n, c, n));
+}
+
+static void choose(const struct sq_routing *r)
+{
+    PIECES(r->tokens, rows_of_piece(r->experts), r->tokens * r->experts * r->top,
+           const struct sq_routing part = some_tokens(r, i, c); sq_choose_ref(&part));
+}
+
+static void route_grad(float *dlogit, const double *dshare, const struct sq_routing *r)
+{
+    PIECES(r->tokens, rows_of_piece(r->experts), r->tokens * r->experts,
+           const struct sq_routing part = some_tokens(r, i, c); sq_route_grad_ref(dlogit + i * r->experts, dshare, &part));
+}
+
+static void gather(float *y, const float *x, const int64_t *pick, int64_t rows, int64_t n)
+{
+    PIECES(rows, rows_of_piece(n), rows * n, sq_gather_ref(y + i * n, x, pick + i, c, n));
+}
+
+static void scatter(float *y, bool add, const float *x, const float *scale, const int64_t *pick, int64_t rows,
+                    int64_t top, int64_t n)
+{
+    PIECES(rows, rows_of_piece(n), rows * top * n, sq_scatter_ref(y + i * n, add, x, scale, pick + i * top, c, top, n));
+}
+
+static void scale_rows(float *x, const float *scale, int64_t rows, int64_t n)
+{
+    PIECES(rows, rows_of_piece(n), rows * n, sq_scale_rows_ref(x + i * n, scale + i, c, n));
+}
+
+static void row_dots(double *dot, const float *a, const float *b, int64_t rows, int64_t n)
+{
+    PIECES(rows, rows_of_piece(n), rows * n, sq_row_dots_ref(dot + i, a + i * n, b + i * n, c, n));
+}
+
 void sq_rows_fill(struct sq_ops *ops)
 {
     ops->rmsnorm = rmsnorm;
@@ -113,6 +165,13 @@ void sq_rows_fill(struct sq_ops *ops)
     ops->bias_grad = bias_grad;
     ops->adamw = adamw;
     ops->square_sums = square_sums;
+    ops->softmax = softmax;
+    ops->choose = choose;
+    ops->route_grad = route_grad;
+    ops->gather = gather;
+    ops->scatter = scatter;
+    ops->scale_rows = scale_rows;
+    ops->row_dots = row_dots;
     ops->nll = nll;
     ops->kl = kl;
 }

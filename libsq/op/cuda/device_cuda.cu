@@ -225,6 +225,13 @@ static const struct sq_device_ops ops = {
     ROW(spread),
     ROW(collect),
     ROW(hadamard),
+    ROW(softmax),
+    ROW(choose),
+    ROW(assign),
+    ROW(route_grad),
+    ROW(scatter),
+    ROW(scale_rows),
+    ROW(row_dots),
 };
 
 extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)

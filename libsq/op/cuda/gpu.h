@@ -296,6 +296,13 @@ GPU_OP(fold_grad);
 GPU_OP(spread);
 GPU_OP(collect);
 GPU_OP(hadamard);
+GPU_OP(softmax);
+GPU_OP(choose);
+GPU_OP(assign);
+GPU_OP(route_grad);
+GPU_OP(scatter);
+GPU_OP(scale_rows);
+GPU_OP(row_dots);
 }
 
 #endif

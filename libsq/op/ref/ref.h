@@ -49,6 +49,15 @@ void sq_not_finite_ref(double *count, const float *x, int64_t n);
 void sq_square_sums_ref(double *sum, const float *x, int64_t rows, int64_t n);
 void sq_loss_ref(double *sum, float *dy, const float *y, struct sq_floats target, const double *weight, int64_t tokens,
                  int64_t n, double scale);
+void sq_softmax_ref(float *p, int64_t rows, int64_t n);
+void sq_choose_ref(const struct sq_routing *r);
+void sq_assign_ref(const struct sq_routing *r);
+void sq_route_grad_ref(float *dlogit, const double *dshare, const struct sq_routing *r);
+void sq_gather_ref(float *y, const float *x, const int64_t *pick, int64_t rows, int64_t n);
+void sq_scatter_ref(float *y, bool add, const float *x, const float *scale, const int64_t *pick, int64_t rows,
+                    int64_t top, int64_t n);
+void sq_scale_rows_ref(float *x, const float *scale, int64_t rows, int64_t n);
+void sq_row_dots_ref(double *dot, const float *a, const float *b, int64_t rows, int64_t n);
 void sq_nll_ref(double *nll, const float *logits, const int32_t *target, int64_t rows, int64_t vocab);
 void sq_kl_ref(double *kl, uint8_t *same_top, const float *logits, const float *base, int64_t rows, int64_t vocab);
 
