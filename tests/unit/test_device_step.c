@@ -46,21 +46,30 @@ static void normal(float *x, int64_t n, double size, uint64_t what)
         x[i] = (float)(size * sq_rng_normal(&r));
 }
 
-/* A token's experts are those whose channels it has much of: rounding moves no choice. Nothing goes to the last one. */
+/* What an expert looks for: as many channels as others have. */
+static void add_topic(float *x, const struct sq_config *cfg, int64_t topic, float size)
+{
+    const int64_t wide = cfg->hidden / cfg->experts;
+    for (int64_t i = 0; i < wide; i++)
+        x[topic * wide + i] += size;
+}
+
+/* A token has two topics that stand out of the rest: rounding moves no choice. Nobody has the last topic. */
 static void clear_choices(float *x, const struct sq_config *cfg, int64_t tokens)
 {
     const int64_t some = cfg->experts - 1;
     for (int64_t i = 0; i < tokens && cfg->experts; i++) {
-        x[i * cfg->hidden + i % some] += 8;
-        x[i * cfg->hidden + (i + 1 + i / some % (some - 1)) % some] += 8;
+        add_topic(x + i * cfg->hidden, cfg, i % some, 2);
+        add_topic(x + i * cfg->hidden, cfg, (i + 1 + i / some % (some - 1)) % some, 2);
     }
 }
 
+/* Other experts in other layers. */
 static void random_router(float *router, const struct sq_config *cfg, uint64_t layer)
 {
     normal(router, cfg->experts * cfg->hidden, 0.1 / sqrt((double)cfg->hidden), 100 * layer + 95);
     for (int64_t e = 0; e < cfg->experts; e++)
-        router[e * cfg->hidden + e] += 1;
+        add_topic(router + e * cfg->hidden, cfg, (e + (int64_t)layer) % cfg->experts, 0.4f);
 }
 
 static void random_layer(struct sq_block *w, const struct sq_config *cfg, enum sq_dtype type, uint64_t layer)
