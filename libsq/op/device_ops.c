@@ -13,6 +13,7 @@ static const struct sq_device *lib;
 static const struct sq_device_ops *op;
 static struct sq_gpu *gpu;
 static struct copies copies;
+static int64_t room; /* when it was opened */
 
 /* Parts of a step that repeat: when a part comes for the second time with the same key, it is recorded. */
 static struct {
@@ -56,9 +57,7 @@ static void memory_release(void *x)
 
 static int64_t memory_room(void)
 {
-    struct sq_gpu_info info;
-    lib->info(gpu, &info);
-    return info.bytes > 0 ? info.free_bytes : INT64_MAX;
+    return room;
 }
 
 static void memory_clear(void *x, size_t bytes)
@@ -455,6 +454,13 @@ static const struct sq_ops table = {
     .kl = kl,
 };
 
+static int64_t free_bytes(void)
+{
+    struct sq_gpu_info info;
+    lib->info(gpu, &info);
+    return info.bytes > 0 ? info.free_bytes : INT64_MAX;
+}
+
 static int open_device(int device)
 {
     char why[256] = "";
@@ -466,6 +472,8 @@ static int open_device(int device)
         return sq_fail_in(rc, "--backend cuda cannot run");
     op = lib->ops;
     rc = lib->open(&gpu, device, why, sizeof why);
+    if (rc == 0)
+        room = free_bytes();
     copies = (struct copies){.lib = lib, .gpu = gpu};
     return rc < 0 ? sq_fail((enum sq_err)rc, "--backend cuda cannot run: %s", why) : 0;
 }

@@ -79,7 +79,9 @@ struct sq_ops {
      * wait() and get() return it. */
     int (*alloc)(void **out, size_t bytes); /* zeroed; SQ_E_NOMEM */
     void (*release)(void *x);
-    int64_t (*room)(void); /* bytes that are free; INT64_MAX: not known */
+    /* Bytes that were free before the first alloc: what an operation or a window keeps is part of what a plan counts.
+     * INT64_MAX: not known. */
+    int64_t (*room)(void);
     void (*clear)(void *x, size_t bytes);
     void (*copy)(void *to, const void *from, size_t bytes);
     void (*put)(void *to, const void *host, size_t bytes); /* host memory stays as it is until wait() */
