@@ -115,7 +115,8 @@ assert [x["metric"] for x in a] == [x["metric"] for x in b] and a
 for x, y in zip(a, b):
     assert abs(x["value"] - y["value"]) <= 1e-5 * abs(x["value"]), (x, y)
 END
-    # the estimate holds for experts, too, and in a second pass, with what the first leaves there; what is too little ends with one line
+    # the estimate holds for experts, too, and in a second pass, with what the first leaves there; what is too little
+    # ends with one line
     two=(-q -i cuda.sq --no-prov -s W4A4 --schedule fixed:2,1 --epochs 1 --batch 2 --backend cuda)
     run -0 sq-window "${two[@]}" --dry-run
     [[ $output =~ "memory on the device"\ +([0-9]+)"."([0-9])" MB, "([0-9]+)"."([0-9])" MB at the least" ]]
