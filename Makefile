@@ -92,7 +92,7 @@ EMU_OBJ := $(patsubst %,$(B)/obj/%.o,$(sort $(wildcard libsq/op/cuda/*_cuda.cu l
 CUDA := $(BUILD)/cuda
 CUDA_OBJ := $(patsubst %,$(CUDA)/%.o,$(sort $(wildcard libsq/op/cuda/*.cu)))
 CUDA_ARCHS ?= 75 80 90 100
-NVCCFLAGS := -std=c++20 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden -Ilibsq/include
+NVCCFLAGS := -std=c++20 -O3 -fmad=false -Werror all-warnings -Xcompiler -Wall,-Wextra,-fPIC,-fvisibility=hidden,-ffp-contract=off -Ilibsq/include
 NVCCARCHS := $(foreach a,$(CUDA_ARCHS),-gencode arch=compute_$(a)$(comma)code=sm_$(a)) \
   -gencode arch=compute_$(lastword $(CUDA_ARCHS))$(comma)code=compute_$(lastword $(CUDA_ARCHS))
 

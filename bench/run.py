@@ -80,8 +80,8 @@ def windows(r):
     r.say(window.HEAD)
     for args in QUICK if r.o.quick else [w for w in WINDOWS if re.search(r.o.windows, w)]:
         slow = "llama-7b" in args
-        peers = ",".join(p for p in r.o.peers.split(",") if p and not (slow and p in r.o.skip_7b.split(",")))
-        o = window.options(args.split() + ["--repeats", str(r.o.repeats), "--steps", "1" if slow else "2", "--peers", peers])
+        o = window.options(args.split() + ["--repeats", str(r.o.repeats), "--steps", "1" if slow else "2", "--peers", r.o.peers,
+                                           "--give-up", str(r.o.give_up if slow else 0)])
         m = window.measure(o)
         r.keep(m)
         r.say(window.row(m))
@@ -267,7 +267,7 @@ def main():
     p.add_argument("--windows", default=".", help="of the windows, those whose options match")
     p.add_argument("--repeats", type=int, default=5)
     p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
-    p.add_argument("--skip-7b", default="", help="of these, not for the shape of Llama-2-7B")
+    p.add_argument("--give-up", type=float, default=10, metavar="N", help="on Llama-2-7B's shape a peer is stopped at N times sq's time; 0: never")
     p.add_argument("--model", default="", help="for perplexity and the whole run, of SmolLM2's shape there; examples/tiny unless given")
     p.add_argument("--name", default="latest", help="of the result files")
     p.add_argument("--out", default=os.path.join(HERE, "results"))

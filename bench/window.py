@@ -2,12 +2,12 @@
 """One training step of sq-window against its own matrix products and against PyTorch, side by side in one run.
 
     bench/window.py [--shape smollm2|llama-7b|tiny] [--batch N] [--tokens N] [--layers N] [--scheme W2A16] [--rank N]
-                    [--threads N] [--repeats N] [--peers f32,bf16]
+                    [--threads N] [--repeats N] [--peers f32,bf16] [--give-up N]
 
 sq: the median of the epochs of a window of `layers` layers (--metrics). Ceiling: the products of that step alone, by the
 same product layer. PyTorch: the oracle (bench/oracle.py), forward, backward and AdamW, in f32 and under bf16 autocast, each
-in a process of its own, so that its memory is its own. The order alternates. Prints a row of Markdown; --json FILE
-appends an object."""
+in a process of its own, so that its memory is its own; --give-up N stops one that has taken more than N times sq's time, and its
+column says so. The order alternates. Prints a row of Markdown; --json FILE appends an object."""
 import argparse
 import json
 import os
@@ -17,6 +17,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 BUILD = os.environ.get("SQ_BUILD", os.path.join(HERE, "..", "build", "gcc"))
@@ -65,18 +66,27 @@ def ceiling(o):
     return json.loads(out)
 
 
-def torch_steps(work, o, autocast):
-    """in a child: seconds of each step, peak resident bytes"""
-    out = subprocess.run([sys.executable, os.path.abspath(__file__), "--child", work, "--shape", o.shape, "--batch", str(o.batch),
-                          "--tokens", str(o.tokens), "--scheme", o.scheme, "--rank", str(o.rank), "--layers", str(o.layers),
-                          "--threads", str(o.threads), "--steps", str(o.steps)] + (["--autocast"] if autocast else []),
-                         check=True, capture_output=True, text=True).stdout
+def torch_steps(work, o, autocast, most):
+    """in a child: seconds of each step, peak resident bytes; steps that take longer than `most` seconds together are stopped,
+    each took longer than an equal share of that"""
+    args = [sys.executable, os.path.abspath(__file__), "--child", work, "--shape", o.shape, "--batch", str(o.batch), "--tokens", str(o.tokens),
+            "--scheme", o.scheme, "--rank", str(o.rank), "--layers", str(o.layers), "--threads", str(o.threads), "--steps", str(o.steps)]
+    process = subprocess.Popen(args + (["--autocast"] if autocast else []), stdout=subprocess.PIPE, text=True)
+    if process.stdout.readline() != "begins\n":
+        raise RuntimeError(f"PyTorch's process ended with {process.wait()}")
+    start = time.monotonic()
+    try:
+        out = process.communicate(timeout=most)[0]
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return {"seconds": [(time.monotonic() - start) / (o.steps + 1)], "gave_up": True}
+    if process.returncode != 0:
+        raise subprocess.CalledProcessError(process.returncode, args)
     return json.loads(out)
 
 
 def child(o):
-    import time
-
     import torch
     sys.path.insert(0, HERE)
     import oracle
@@ -92,6 +102,7 @@ def child(o):
     x = torch.randn(o.batch, o.tokens, model.cfg.hidden)
     target = torch.randn_like(x)
     seconds = []
+    print("begins", flush=True)
     for i in range(o.steps + 1):
         start = time.monotonic()
         for p in params:
@@ -112,11 +123,13 @@ def measure(o):
     peers = [f"torch {p}" for p in o.peers.split(",") if p]
     names = ["sq", "ceiling", *peers]
     times = {"sq": [], "linears": [], "attention": [], **{p: [] for p in peers}}
-    peak, work_seconds = {}, {}
+    peak, work_seconds, gave_up = {}, {}, []
     with tempfile.TemporaryDirectory() as work:
         prepare(work, o)
         for r in range(o.repeats):
             for name in names if r % 2 == 0 else names[::-1]:
+                if name in gave_up:
+                    continue
                 if name == "sq":
                     seconds, work_seconds, peak["sq"] = sq_steps(work, o)
                     times[name] += seconds
@@ -124,12 +137,16 @@ def measure(o):
                     for k, v in ceiling(o).items():
                         times[k] += v
                 else:
-                    got = torch_steps(work, o, name.endswith("bf16"))
+                    most = o.give_up * (o.steps + 1) * statistics.median(times["sq"]) if o.give_up else None
+                    got = torch_steps(work, o, name.endswith("bf16"), most)
                     times[name] += got["seconds"]
-                    peak[name] = got["peak_bytes"]
+                    if "gave_up" in got:
+                        gave_up.append(name)
+                    else:
+                        peak[name] = got["peak_bytes"]
     return {"bench": "window", "shape": o.shape, "scheme": o.scheme, "batch": o.batch, "tokens": o.tokens, "layers": o.layers,
             "rank": o.rank, "threads": o.threads, "rounds": o.repeats, "seconds": {k: statistics.median(v) for k, v in times.items()},
-            "work": work_seconds, "peak_bytes": peak}
+            "gave_up": gave_up, "work": work_seconds, "peak_bytes": peak}
 
 
 def row(m):
@@ -138,7 +155,7 @@ def row(m):
     many = f", {m['layers']} layers" if m["layers"] > 1 else ""
     return (f"| {m['shape']} {m['scheme']} {m['batch']}×{m['tokens']}{many} | {s['linears'] / s['sq']:.0%} | "
             f"{(s['linears'] + s['attention']) / s['sq']:.0%} | "
-            + " | ".join(f"{s[k] / s['sq']:.2f} ×" if k in s else "-" for k in ("torch f32", "torch bf16"))
+            + " | ".join(f"{'> ' if k in m['gave_up'] else ''}{s[k] / s['sq']:.2f} ×" if k in s else "-" for k in ("torch f32", "torch bf16"))
             + f" | {peak['sq'] / 1e6:.0f} MB | " + (f"{min(torch_peak) / 1e6:.0f} MB" if torch_peak else "-") + " | "
             + ", ".join(f"{k} {v / total:.0%}" for k, v in sorted(m["work"].items(), key=lambda kv: -kv[1]) if v / total > 0.005) + " |")
 
@@ -155,6 +172,7 @@ def options(argv=None):
     p.add_argument("--repeats", type=int, default=5, help="rounds; the order alternates")
     p.add_argument("--steps", type=int, default=2, help="steps measured in a round, after one that warms up")
     p.add_argument("--peers", default="f32,bf16", help="precisions of PyTorch; empty: none")
+    p.add_argument("--give-up", type=float, default=0, metavar="N", help="stop a peer that takes more than N times sq's time; 0: never")
     p.add_argument("--json")
     p.add_argument("--header", action="store_true", help="print the head of the table first")
     p.add_argument("--child", help=argparse.SUPPRESS)

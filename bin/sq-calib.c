@@ -3,6 +3,7 @@
 #include "sq/calib.h"
 #include "sq/config.h"
 #include "sq/json.h"
+#include "sq/op.h"
 #include "sq/stats.h"
 #include "sq/stream.h"
 #include "sq/tok.h"
@@ -126,6 +127,8 @@ int main(int argc, char **argv)
         (void)sq_app_exit(&app, sq_fail(SQ_E_ARG, "give either --text or --ids"));
         return 2;
     }
+    if (job.want_stats)
+        sq_ops_choose(&app);
     SQ_TRY(sq_stream_open(&in, app.in, SQ_READ));
     SQ_TRY(sq_stream_open(&out, app.out, SQ_WRITE));
     SQ_TRY(sq_stream_begin(out, in, &app));

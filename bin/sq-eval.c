@@ -7,6 +7,7 @@
 #include "sq/app.h"
 #include "sq/calib.h"
 #include "sq/eval.h"
+#include "sq/op.h"
 
 static const char protocol[] = "windows one after the other, last partial one dropped; per window mean nll of tokens "
                                "2..length; mean over windows";
@@ -87,6 +88,7 @@ static int measure(struct options *o, const char *spec)
     int64_t length = o->length;
     int rc;
 
+    sq_ops_choose(&o->app);
     SQ_TRY(sq_ops_of(&ops, &o->app, (enum sq_precision)o->precision));
     SQ_TRY(sq_source_open(&model, spec));
     length = cap_length(length, model, spec);

@@ -116,7 +116,7 @@ int main(int argc, char **argv)
     d->info(g, &info);
     t.peak = info.bytes_per_second;
     show_device(d, &info, &t);
-    SQ_TRY(sq_device_check(d, g, only, !emulate, show, &t));
+    SQ_TRY(sq_device_check(d, g, only, emulate ? SQ_CHECK_REPEATED : SQ_CHECK_TIMED, show, &t));
     if (!t.json)
         printf("%" PRId64 " passed, %" PRId64 " failed\n", t.passed, t.failed);
     if (t.failed > 0 || t.passed == 0)

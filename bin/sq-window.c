@@ -1,6 +1,7 @@
 /* bin/sq-window.c - learn LoRA, clipping and channel scaling, window after window of layers */
 #include "sq/app.h"
 #include "sq/engine.h"
+#include "sq/op.h"
 #include "sq/stop.h"
 #include "sq/stream.h"
 
@@ -39,6 +40,7 @@ int main(int argc, char **argv)
         SQ_TRY(print_plan(&app, &plan, o.layers));
         goto out;
     }
+    sq_ops_choose(&app);
     if (o.worker) {
         SQ_TRY(sq_stream_open(&in, app.in, SQ_READ));
         SQ_TRY(sq_stream_open(&out, app.out, SQ_WRITE));

@@ -98,7 +98,7 @@ void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, con
         SQ_OPT_FLAG('q', "quiet", &quiet, "errors only"),
         SQ_OPT_FLAG(0, "debug", &debug, "say everything"),
         SQ_OPT_INT(0, "threads", &app->threads, 0, 1024, "threads; 0: every processor at hand"),
-        SQ_OPT_ENUM(0, "backend", &app->backend, "auto|ref|cpu|cuda", "who computes; auto: the processor"),
+        SQ_OPT_ENUM(0, "backend", &app->backend, "auto|ref|cpu|cuda", "who computes; auto: a GPU that agrees with the reference, else the processor"),
         SQ_OPT_STR(0, "device", &app->device, "cuda:N", "compute on that device; --backend cuda alone: on cuda:0"),
         SQ_OPT_ENUM(0, "precision", &app->precision, "bf16|f32", "operands of products; sums are f32"),
         SQ_OPT_INT(0, "seed", &app->seed, 0, INT64_C(1) << 53, "seed of everything random"),

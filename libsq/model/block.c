@@ -215,14 +215,37 @@ const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_
     return &t->code;
 }
 
-/* Channels from `first` on of a matrix whose columns are channels. */
+static struct sq_operand narrowed(uint16_t *room, const float *x, const struct sq_ops *ops, int64_t n, int64_t cols)
+{
+    const struct sq_operand o = {x, room ? (struct sq_mat){room, cols, false, SQ_BF16} : sq_mat(x, cols, false)};
+    if (room)
+        ops->narrow((struct sq_floats){SQ_BF16, room}, x, n * cols);
+    return o;
+}
+
+struct sq_operand sq_operand_in(const struct sq_trace *t, const float *x, int64_t n, int64_t cols)
+{
+    return narrowed(t->xo, x, t->home, n, cols);
+}
+
+struct sq_operand sq_operand_grad(const struct sq_trace *t, int64_t at, const float *dy, int64_t n, int64_t cols)
+{
+    return narrowed(t->dyo ? t->dyo + at : NULL, dy, t->home, n, cols);
+}
+
+/* Elements from `first` on of a matrix. */
 static struct sq_mat behind(struct sq_mat m, int64_t first)
 {
     m.x = (const char *)m.x + (size_t)first * sq_dtype_size(m.type);
     return m;
 }
 
-void sq_linear_forward(float *y, const float *base, const float *x, const struct sq_codes *codes,
+struct sq_operand sq_operand_rows(struct sq_operand o, int64_t first)
+{
+    return (struct sq_operand){o.x + first * o.as.ld, behind(o.as, first * o.as.ld)};
+}
+
+void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_codes *codes,
                        const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n)
 {
     int64_t rows, cols;
@@ -234,14 +257,14 @@ void sq_linear_forward(float *y, const float *base, const float *x, const struct
     else if (base)
         r->ops->copy(y, base, (size_t)(n * rows) * sizeof *y);
     if (first < cols)
-        r->ops->gemm(y, rows, behind(sq_mat(x, cols, false), first), behind(sq_block_mat(b, linear, true), first), n,
-                     rows, cols - first, base || codes, rounds_products(r));
+        r->ops->gemm(y, rows, behind(x.as, first), behind(sq_block_mat(b, linear, true), first), n, rows, cols - first,
+                     base || codes, rounds_products(r));
     (void)sq_work_begin(before);
     if (b->bias[linear])
         r->ops->bias(y, b->bias[linear], n, rows);
 }
 
-void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
+void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_operand x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t)
 {
     float *dbias = b->bias[linear] ? t->dbias : NULL;
@@ -249,26 +272,26 @@ void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x,
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     if (dbias) {
         r->ops->clear(dbias, (size_t)rows * sizeof *dbias);
-        r->ops->bias_grad(dbias, dy, n, rows);
+        r->ops->bias_grad(dbias, dy.x, n, rows);
     }
     for (int64_t first = 0, last; first < rows; first = last) {
+        struct sq_mat part = behind(dy.as, first);
+        part.transposed = true;
         last = SQ_MIN(first + sq_grad_strip(rows, cols), rows);
         const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-        r->ops->gemm(t->dw, cols, sq_mat(dy + first, rows, true), sq_mat(x, cols, false), last - first, cols, n, false,
-                     rounds_products(r));
+        r->ops->gemm(t->dw, cols, part, x.as, last - first, cols, n, false, rounds_products(r));
         (void)sq_work_begin(before);
         g->linear(g->ctx, linear, first, last, t->dw, dbias ? dbias + first : NULL);
     }
 }
 
-void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
+void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
                       int64_t n, bool add)
 {
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    r->ops->gemm(dx, cols, sq_mat(dy, rows, false), sq_block_mat(b, linear, false), n, cols, rows, add,
-                 rounds_products(r));
+    r->ops->gemm(dx, cols, dy.as, sq_block_mat(b, linear, false), n, cols, rows, add, rounds_products(r));
     (void)sq_work_begin(before);
 }
 

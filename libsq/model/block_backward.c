@@ -22,6 +22,12 @@ static const float *rounded(float *zq, const float *z, const struct sq_run *r, i
     return zq;
 }
 
+static struct sq_operand input(const float *z, const struct sq_run *r, int64_t n, int64_t cols,
+                               const struct sq_trace *t)
+{
+    return sq_operand_in(t, rounded(t->zq, z, r, n, cols), n, cols);
+}
+
 /* d (at the rounded value, in place) -> at z */
 static void unround(float *d, const float *z, const struct sq_run *r, int64_t rows, int64_t cols)
 {
@@ -38,14 +44,15 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
     float *d = multiplied(t, r);
 
     ops->swiglu(t->z, t->gate, t->up, n * F);
-    sq_linear_grad_w(g, dmid, rounded(t->zq, t->z, r, n, F), b, r, SQ_DOWN, n, t);
-    sq_linear_grad_x(d, dmid, b, r, SQ_DOWN, n, false);
+    const struct sq_operand dy = sq_operand_grad(t, 0, dmid, n, C);
+    sq_linear_grad_w(g, dy, input(t->z, r, n, F, t), b, r, SQ_DOWN, n, t);
+    sq_linear_grad_x(d, dy, b, r, SQ_DOWN, n, false);
     unround(d, t->z, r, n, F);
-    float *dgate = t->gate, *dup = t->up;
-    ops->swiglu_grad(dgate, dup, d, t->gate, t->up, n * F);
+    ops->swiglu_grad(t->gate, t->up, d, t->gate, t->up, n * F);
 
     ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
-    const float *h = rounded(t->zq, t->z, r, n, C);
+    const struct sq_operand h = input(t->z, r, n, C, t), dgate = sq_operand_grad(t, 0, t->gate, n, F),
+                            dup = sq_operand_grad(t, n * F, t->up, n, F);
     sq_linear_grad_w(g, dgate, h, b, r, SQ_GATE, n, t);
     sq_linear_grad_w(g, dup, h, b, r, SQ_UP, n, t);
     sq_linear_grad_x(d, dgate, b, r, SQ_GATE, n, false);
@@ -64,8 +71,9 @@ static void attend_grad(const float *dmid, const struct sq_grads *g, const struc
 
     float *d = multiplied(t, r); /* but here, where nothing is rounded, t->out was */
 
-    sq_linear_grad_w(g, dmid, rounded(t->zq, t->out, r, n, H * D), b, r, SQ_O, n, t);
-    sq_linear_grad_x(d, dmid, b, r, SQ_O, n, false);
+    const struct sq_operand dy = sq_operand_grad(t, 0, dmid, n, cfg->hidden);
+    sq_linear_grad_w(g, dy, input(t->out, r, n, H * D, t), b, r, SQ_O, n, t);
+    sq_linear_grad_x(d, dy, b, r, SQ_O, n, false);
     unround(d, t->out, r, n, H * D);
 
     const float *q = rounded(t->qq, t->q, r, n * H, D);
@@ -101,15 +109,18 @@ void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const
     attend_grad(d, g, b, r, batch, t);
 
     ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);
-    const float *h = rounded(t->zq, t->z, r, n, C);
-    sq_linear_grad_w(g, t->dq, h, b, r, SQ_Q, n, t);
-    sq_linear_grad_w(g, t->dk, h, b, r, SQ_K, n, t);
-    sq_linear_grad_w(g, t->dv, h, b, r, SQ_V, n, t);
+    const int64_t Q = b->cfg->heads * b->cfg->head_dim, KV = b->cfg->kv_heads * b->cfg->head_dim;
+    const struct sq_operand h = input(t->z, r, n, C, t), dq = sq_operand_grad(t, 0, t->dq, n, Q),
+                            dk = sq_operand_grad(t, n * Q, t->dk, n, KV),
+                            dv = sq_operand_grad(t, n * (Q + KV), t->dv, n, KV);
+    sq_linear_grad_w(g, dq, h, b, r, SQ_Q, n, t);
+    sq_linear_grad_w(g, dk, h, b, r, SQ_K, n, t);
+    sq_linear_grad_w(g, dv, h, b, r, SQ_V, n, t);
     if (!g->input && !g->gain[SQ_NORM1])
         return;
-    sq_linear_grad_x(dh, t->dq, b, r, SQ_Q, n, false);
-    sq_linear_grad_x(dh, t->dk, b, r, SQ_K, n, true);
-    sq_linear_grad_x(dh, t->dv, b, r, SQ_V, n, true);
+    sq_linear_grad_x(dh, dq, b, r, SQ_Q, n, false);
+    sq_linear_grad_x(dh, dk, b, r, SQ_K, n, true);
+    sq_linear_grad_x(dh, dv, b, r, SQ_V, n, true);
     unround(dh, t->z, r, n, C);
     ops->rmsnorm_grad(d, C, true, g->gain[SQ_NORM1], dh, C, x, C, t->rrms1, b->gain[SQ_NORM1], n, C);
 }

@@ -15,9 +15,10 @@ static void project(const float *x, const struct sq_block *b, const struct sq_ru
     const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, C, t) : NULL;
     if (stats)
         r->ops->square_sums(stats->qkv, t->z, n, C);
-    sq_linear_forward(cfg->qk_norm ? t->qraw : t->q, NULL, t->z, codes, b, r, SQ_Q, n);
-    sq_linear_forward(cfg->qk_norm ? t->kraw : t->k, NULL, t->z, codes, b, r, SQ_K, n);
-    sq_linear_forward(t->v, NULL, t->z, codes, b, r, SQ_V, n);
+    const struct sq_operand h = sq_operand_in(t, t->z, n, C);
+    sq_linear_forward(cfg->qk_norm ? t->qraw : t->q, NULL, h, codes, b, r, SQ_Q, n);
+    sq_linear_forward(cfg->qk_norm ? t->kraw : t->k, NULL, h, codes, b, r, SQ_K, n);
+    sq_linear_forward(t->v, NULL, h, codes, b, r, SQ_V, n);
     if (cfg->qk_norm) {
         ops->rmsnorm(t->q, D, t->rrmsq, t->qraw, D, b->gain[SQ_QNORM], cfg->eps, n * H, D);
         ops->rmsnorm(t->k, D, t->rrmsk, t->kraw, D, b->gain[SQ_KNORM], cfg->eps, n * KV, D);
@@ -52,13 +53,14 @@ static void mlp(float *y, const struct sq_block *b, const struct sq_run *r, int6
     const struct sq_codes *codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, C, t) : NULL;
     if (stats)
         r->ops->square_sums(stats->fc1, t->z, n, C);
-    sq_linear_forward(t->gate, NULL, t->z, codes, b, r, SQ_GATE, n);
-    sq_linear_forward(t->up, NULL, t->z, codes, b, r, SQ_UP, n);
+    const struct sq_operand h = sq_operand_in(t, t->z, n, C);
+    sq_linear_forward(t->gate, NULL, h, codes, b, r, SQ_GATE, n);
+    sq_linear_forward(t->up, NULL, h, codes, b, r, SQ_UP, n);
     ops->swiglu(t->z, t->gate, t->up, n * F);
     codes = sq_rounds(r) ? sq_round_input(t->z, t->z, b, r, n, F, t) : NULL;
     if (stats)
         r->ops->square_sums(stats->fc2, t->z, n, F);
-    sq_linear_forward(y, t->mid, t->z, codes, b, r, SQ_DOWN, n);
+    sq_linear_forward(y, t->mid, sq_operand_in(t, t->z, n, F), codes, b, r, SQ_DOWN, n);
 }
 
 void sq_block_forward(float *y, const float *x, const struct sq_block *b, const struct sq_run *r, int64_t batch,
@@ -73,7 +75,7 @@ void sq_block_forward(float *y, const float *x, const struct sq_block *b, const 
     const float *o = sq_rounds(r) ? t->z : t->out;
     if (stats)
         r->ops->square_sums(stats->out, o, n, Q);
-    sq_linear_forward(t->mid, x, o, codes, b, r, SQ_O, n);
+    sq_linear_forward(t->mid, x, sq_operand_in(t, o, n, Q), codes, b, r, SQ_O, n);
     if (cfg->experts > 0)
         sq_moe_forward(y, b, r, n, t, stats);
     else

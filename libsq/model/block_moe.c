@@ -62,19 +62,21 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
     if (stats)
         ops->square_sums(stats->fc1, t->z, n, C);
     ops->gather(t->in, t->z, to->token, S, C);
+    const struct sq_operand in = sq_operand_in(t, t->in, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
-        sq_linear_forward(t->gate + s * F, NULL, t->in + s * C, NULL, b, r, SQ_GATE + 3 * e, count);
-        sq_linear_forward(t->up + s * F, NULL, t->in + s * C, NULL, b, r, SQ_UP + 3 * e, count);
+        sq_linear_forward(t->gate + s * F, NULL, sq_operand_rows(in, s), NULL, b, r, SQ_GATE + 3 * e, count);
+        sq_linear_forward(t->up + s * F, NULL, sq_operand_rows(in, s), NULL, b, r, SQ_UP + 3 * e, count);
     }
     ops->swiglu(t->mul, t->gate, t->up, S * F);
     if (sq_rounds(r))
         ops->rowquant(t->mul, t->mul, &r->act, NULL, NULL, S, F);
+    const struct sq_operand mul = sq_operand_in(t, t->mul, S, F);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
         if (stats)
             ops->square_sums(stats->fc2 + e * F, t->mul + s * F, count, F);
-        sq_linear_forward(t->in + s * C, NULL, t->mul + s * F, NULL, b, r, SQ_DOWN + 3 * e, count);
+        sq_linear_forward(t->in + s * C, NULL, sq_operand_rows(mul, s), NULL, b, r, SQ_DOWN + 3 * e, count);
     }
     ops->copy(y, t->mid, (size_t)(n * C) * sizeof *y);
     ops->scatter(y, true, t->in, to->share, to->slot, n, cfg->top, C);
@@ -92,16 +94,18 @@ static void down_grad(const float *dy, const struct sq_grads *g, const struct sq
     ops->swiglu(t->mul, t->gate, t->up, S * F);
     if (sq_rounds(r))
         ops->rowquant(t->mul, t->mul, &r->act, NULL, NULL, S, F);
+    const struct sq_operand in = sq_operand_grad(t, 0, t->in, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
-        sq_linear_grad_x(t->dmul + s * F, t->in + s * C, b, r, SQ_DOWN + 3 * e, count, false);
+        sq_linear_grad_x(t->dmul + s * F, sq_operand_rows(in, s), b, r, SQ_DOWN + 3 * e, count, false);
     }
     ops->row_dots(t->dshare, t->dmul, t->mul, S, F);
     ops->scale_rows(t->dmul, to->share, S, F);
     ops->scale_rows(t->in, to->share, S, C);
+    const struct sq_operand mul = sq_operand_in(t, t->mul, S, F), shared = sq_operand_grad(t, 0, t->in, S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
-        sq_linear_grad_w(g, t->in + s * C, t->mul + s * F, b, r, SQ_DOWN + 3 * e, count, t);
+        sq_linear_grad_w(g, sq_operand_rows(shared, s), sq_operand_rows(mul, s), b, r, SQ_DOWN + 3 * e, count, t);
     }
     if (sq_rounds(r)) {
         ops->swiglu(t->mul, t->gate, t->up, S * F);
@@ -123,12 +127,15 @@ void sq_moe_backward(float *dmid, const struct sq_grads *g, const struct sq_bloc
     if (sq_rounds(r))
         ops->rowquant(t->zq, t->z, &r->act, NULL, NULL, n, C);
     ops->gather(t->in, sq_rounds(r) ? t->zq : t->z, to->token, S, C);
+    const struct sq_operand in = sq_operand_in(t, t->in, S, C), dgate = sq_operand_grad(t, 0, t->gate, S, F),
+                            dup = sq_operand_grad(t, S * F, t->up, S, F);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
-        sq_linear_grad_w(g, t->gate + s * F, t->in + s * C, b, r, SQ_GATE + 3 * e, count, t);
-        sq_linear_grad_w(g, t->up + s * F, t->in + s * C, b, r, SQ_UP + 3 * e, count, t);
-        sq_linear_grad_x(t->in + s * C, t->gate + s * F, b, r, SQ_GATE + 3 * e, count, false);
-        sq_linear_grad_x(t->in + s * C, t->up + s * F, b, r, SQ_UP + 3 * e, count, true);
+        const struct sq_operand x = sq_operand_rows(in, s), dg = sq_operand_rows(dgate, s), du = sq_operand_rows(dup, s);
+        sq_linear_grad_w(g, dg, x, b, r, SQ_GATE + 3 * e, count, t);
+        sq_linear_grad_w(g, du, x, b, r, SQ_UP + 3 * e, count, t);
+        sq_linear_grad_x(t->in + s * C, dg, b, r, SQ_GATE + 3 * e, count, false);
+        sq_linear_grad_x(t->in + s * C, du, b, r, SQ_UP + 3 * e, count, true);
     }
     ops->scatter(t->zq, false, t->in, NULL, to->slot, n, cfg->top, C);
     if (sq_rounds(r))

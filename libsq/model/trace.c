@@ -54,9 +54,11 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
     const bool moe = cfg->experts > 0;
     const int64_t n = t->rows, C = cfg->hidden, F = cfg->ffn, E = cfg->experts, slots = moe ? n * cfg->top : 0;
     const int64_t wide = SQ_MAX(C, cfg->heads * cfg->head_dim), z = n * (moe ? wide : SQ_MAX(wide, F));
+    const int64_t mlp = moe ? slots : n, heads = (cfg->heads + 2 * cfg->kv_heads) * cfg->head_dim;
+    const bool narrows = t->home->narrows;
     int64_t weights = 0, widest = 0;
-    /* in floats' places: bytes, integers, doubles */
-    float *codes = NULL, *sum = NULL, *chosen = NULL, *slot = NULL, *token = NULL, *begin = NULL, *dshare = NULL;
+    /* in floats' places: bytes, integers, doubles, bf16 */
+    float *xo = NULL, *dyo = NULL, *codes = NULL, *sum = NULL, *chosen = NULL, *slot = NULL, *token = NULL, *begin = NULL, *dshare = NULL;
     for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
         weights = SQ_MAX(weights, sq_grad_strip(rows, cols) * cols);
@@ -69,8 +71,12 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
         {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
         {&chosen, slots},      {&slot, 2 * slots},   {&token, 2 * slots},
         {&begin, moe ? 2 * E + 2 : 0}, {&dshare, 2 * slots}, {&t->routing.share, slots},
+        {&xo, narrows ? (SQ_MAX(z, slots * SQ_MAX(C, F)) + 1) / 2 : 0},
+        {&dyo, narrows ? (SQ_MAX(n * heads, mlp * SQ_MAX(C, 2 * F)) + 1) / 2 : 0},
     };
     at = place(base, at, part, SQ_COUNT(part));
+    t->xo = (void *)xo;
+    t->dyo = (void *)dyo;
     t->code.q = (void *)codes;
     t->code.sum = (void *)sum;
     t->routing.chosen = (void *)chosen;
@@ -96,9 +102,9 @@ static int64_t lay_out(struct sq_trace *t, float *base)
     return SQ_MAX(place(base, at, part + OUTPUTS - 2, 2), place(base, at, heads, SQ_COUNT(heads)));
 }
 
-int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens)
+int64_t sq_trace_bytes(const struct sq_config *cfg, const struct sq_ops *home, int64_t batch, int64_t tokens)
 {
-    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
+    struct sq_trace t = {.cfg = cfg, .home = home, .rows = batch * tokens};
     return lay_out(&t, NULL) * (int64_t)sizeof(float);
 }
 

@@ -30,6 +30,8 @@ struct sq_trace {
     double *dshare;                        /* [S] */
     float *qq, *kq, *vq, *dq, *dk, *dv;    /* rounded q, k, v, and gradients: in the memory of gate and up, before they
                                               are made, and after their use */
+    uint16_t *xo, *dyo;                    /* operands of products in bf16: inputs of linears [S, max(C, H*D, F)], gradients
+                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)]; NULL where gemm rounds them */
     struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
     float *all;                            /* the allocation */
@@ -44,14 +46,27 @@ static inline bool sq_rounds(const struct sq_run *r)
  * them (z == x allowed). NULL: no codes. */
 const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_block *b, const struct sq_run *r,
                                       int64_t n, int64_t cols, struct sq_trace *t);
+
+/* An array [n,cols] of one or several products: the floats, and what the products take for them. */
+struct sq_operand {
+    const float *x;
+    struct sq_mat as;
+};
+
+/* An input of linears; a gradient at the output of one, in dyo from element `at` on. Good until the next one there. */
+struct sq_operand sq_operand_in(const struct sq_trace *t, const float *x, int64_t n, int64_t cols);
+struct sq_operand sq_operand_grad(const struct sq_trace *t, int64_t at, const float *dy, int64_t n, int64_t cols);
+/* its rows from `first` on */
+struct sq_operand sq_operand_rows(struct sq_operand o, int64_t first);
+
 /* y [n,R] = x [n,K] W' + bias (+ base [n,R], not y, if it is not NULL) for a linear of the block; the first channels of x
  * as codes if there are any */
-void sq_linear_forward(float *y, const float *base, const float *x, const struct sq_codes *codes,
+void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_codes *codes,
                        const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n);
 /* dW = dy' x and dbias = column sums of dy to g, strip by strip; dx = dy W (+ dx if add). x is what forward multiplied. */
-void sq_linear_grad_w(const struct sq_grads *g, const float *dy, const float *x, const struct sq_block *b,
+void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_operand x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
-void sq_linear_grad_x(float *dx, const float *dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
+void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
                       int64_t n, bool add);
 /* Rows of a linear whose gradients are made at once. */
 int64_t sq_grad_strip(int64_t rows, int64_t cols);

@@ -57,7 +57,7 @@ int sq_device_load(const struct sq_device **out, bool emulate)
     void *symbol = dlsym(library, SQ_DEVICE_ENTRY);
     memcpy(&entry, &symbol, sizeof entry);
     const struct sq_device *d = entry ? entry() : NULL;
-    if (!d || d->abi != SQ_DEVICE_ABI || d->size != sizeof *d) {
+    if (!d || d->abi != SQ_DEVICE_ABI || d->size != sizeof *d + sizeof *d->ops) {
         dlclose(library);
         return sq_fail(SQ_E_UNSUP, "%s is of another version: build it again", given ? given : path);
     }

@@ -5,7 +5,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { GUARD = 256, RUNS = 3, SPACE = 64 << 20 /* what the largest shape of the table needs, and more */ };
+#define LONG_ENOUGH 2e-3 /* seconds */
+enum { GUARD = 256, RUNS = 3, MOST_RUNS = 200, SPACE = 64 << 20 /* what the largest shape of the table needs, and more */ };
 
 /* ---- arguments ---- */
 
@@ -131,12 +132,21 @@ static int to_device(struct check_call *c, const struct sq_device *d, struct sq_
     return 0;
 }
 
-static void run(struct check_call *c, const struct check_op *op, const struct sq_device *d, struct sq_gpu *g)
+static void run_once(struct check_call *c, const struct check_op *op, const struct sq_device *d, struct sq_gpu *g)
 {
     void *p[CHECK_ARGS] = {NULL};
     for (int i = 0; i < c->nargs; i++)
         p[i] = c->arg[i].device ? c->arg[i].device + GUARD : NULL;
     op->dev(d->ops, g, p, c->z);
+}
+
+/* The same, recorded and replayed: what a step of training does. Nothing queued is nothing to replay. */
+static void run_recorded(struct check_call *c, const struct check_op *op, const struct sq_device *d, struct sq_gpu *g)
+{
+    d->record(g);
+    run_once(c, op, d, g);
+    d->recorded(g, 0);
+    (void)d->replay(g, 0);
 }
 
 static int from_device(struct check_call *c, const struct sq_device *d, struct sq_gpu *g)
@@ -258,8 +268,15 @@ static void name_shape(struct sq_device_result *r, const struct check_op *op, co
     }
 }
 
+static void set_order(int run)
+{
+    char seed[8];
+    snprintf(seed, sizeof seed, "%d", 7 * run); /* the emulator's order of threads */
+    setenv("SQ_EMU_SEED", seed, 1);
+}
+
 static int check_shape(struct sq_device_result *r, const struct check_op *op, const int64_t *z,
-                       const struct sq_device *d, struct sq_gpu *g)
+                       const struct sq_device *d, struct sq_gpu *g, int runs)
 {
     struct check_call c = {.z = z};
     int rc = 0;
@@ -267,21 +284,37 @@ static int check_shape(struct sq_device_result *r, const struct check_op *op, co
     name_shape(r, op, z);
     SQ_TRY(make(&c, op, true));
     reference(&c, op);
-    for (int k = 0; k < RUNS && !r->fault; k++) {
-        char seed[8];
-        snprintf(seed, sizeof seed, "%d", 7 * k); /* the emulator's order of threads */
-        setenv("SQ_EMU_SEED", seed, 1);
+    for (int k = 0; k < runs && !r->fault; k++) {
+        if (runs > 1)
+            set_order(k);
         SQ_TRY(to_device(&c, d, g));
-        run(&c, op, d, g);
+        if (k > 0 && k == runs - 1)
+            run_recorded(&c, op, d, g);
+        else
+            run_once(&c, op, d, g);
         SQ_TRY(from_device(&c, d, g));
         look(r, &c, k);
     }
 out:
+    d->forget(g);
     release(&c, d, g);
     return rc < 0 ? sq_fail_in(rc, "%s %s", op->name, r->shape) : 0;
 }
 
-/* The fastest of a few runs, each of them waited for: what is measured lasts some hundred microseconds or more. */
+/* Seconds of n runs, waited for once. */
+static int time_runs(double *seconds, struct check_call *c, const struct check_op *op, int64_t n,
+                     const struct sq_device *d, struct sq_gpu *g)
+{
+    const int before = d->sync(g);
+    const double start = sq_now();
+    for (int64_t i = 0; i < n; i++)
+        run_once(c, op, d, g);
+    const int rc = d->sync(g);
+    *seconds = sq_now() - start;
+    return before < 0 || rc < 0 ? sq_fail((enum sq_err)SQ_MIN(before, rc), "%s", d->error(g)) : 0;
+}
+
+/* The fastest of a few tries, each of so many runs that waiting for the device is nothing beside them. */
 static int time_shape(struct sq_device_result *r, const struct check_op *op, const struct sq_device *d,
                       struct sq_gpu *g)
 {
@@ -291,43 +324,42 @@ static int time_shape(struct sq_device_result *r, const struct check_op *op, con
     name_shape(r, op, op->large);
     SQ_TRY(make(&c, op, false));
     SQ_TRY(to_device(&c, d, g));
-    for (int i = 0; i < c.nargs; i++)
-        r->bytes += c.arg[i].role == CHECK_SCRATCH ? 0 : (double)bytes_of(&c.arg[i]);
-    for (int k = 0; k < 6; k++) {
-        rc = d->sync(g);
-        const double start = sq_now();
-        run(&c, op, d, g);
-        rc = rc < 0 ? rc : d->sync(g);
-        if (rc < 0) {
-            rc = sq_fail((enum sq_err)rc, "%s", d->error(g));
-            goto out;
-        }
-        if (k > 0) /* the first one loads code */
-            r->seconds = fmin(r->seconds, sq_now() - start);
+    for (int i = 0; i < c.nargs; i++) {
+        const struct check_arg *a = &c.arg[i];
+        const int times = a->role == CHECK_SCRATCH ? 0 : a->role == CHECK_OUT && a->rows > 0 ? 2 : 1; /* read and written */
+        r->bytes += times * (double)bytes_of(a);
+    }
+    double seconds;
+    SQ_TRY(time_runs(&seconds, &c, op, 1, d, g)); /* loads code */
+    SQ_TRY(time_runs(&seconds, &c, op, 1, d, g));
+    const int64_t n = SQ_MAX(1, SQ_MIN(MOST_RUNS, (int64_t)(LONG_ENOUGH / seconds)));
+    for (int k = 0; k < 5; k++) {
+        SQ_TRY(time_runs(&seconds, &c, op, n, d, g));
+        r->seconds = fmin(r->seconds, seconds / (double)n);
     }
 out:
     release(&c, d, g);
     return rc < 0 ? sq_fail_in(rc, "%s %s", op->name, r->shape) : 0;
 }
 
-static int check_operation(const struct check_op *op, const struct sq_device *d, struct sq_gpu *g, bool timed,
-                           sq_device_report *report, void *ctx)
+static int check_operation(const struct check_op *op, const struct sq_device *d, struct sq_gpu *g,
+                           enum sq_device_depth depth, sq_device_report *report, void *ctx)
 {
     struct sq_device_result r;
     int rc = 0;
     for (int64_t s = 0; rc == 0 && s < op->shapes; s++) {
-        rc = check_shape(&r, op, op->shape[s], d, g);
+        rc = check_shape(&r, op, op->shape[s], d, g, depth == SQ_CHECK_ONCE ? 1 : RUNS);
         rc = rc < 0 ? rc : report(ctx, &r);
     }
-    if (rc == 0 && timed && op->large[0] > 0) {
+    if (rc == 0 && depth == SQ_CHECK_TIMED && op->large[0] > 0) {
         rc = time_shape(&r, op, d, g);
         rc = rc < 0 ? rc : report(ctx, &r);
     }
     return rc;
 }
 
-int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, bool timed, sq_device_report *report,
-                    void *ctx)
+int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, enum sq_device_depth depth,
+                    sq_device_report *report, void *ctx)
 {
     const struct check_table *const tables[] = {&check_layer, &check_weights, &check_step, &check_experts};
     int rc = d->space(g, SPACE);
@@ -336,6 +368,6 @@ int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *onl
     for (int t = 0; t < SQ_COUNT(tables); t++)
         for (int64_t k = 0; rc == 0 && k < tables[t]->n; k++)
             if (!only || strncmp(tables[t]->op[k].name, only, strlen(only)) == 0)
-                rc = check_operation(&tables[t]->op[k], d, g, timed, report, ctx);
+                rc = check_operation(&tables[t]->op[k], d, g, depth, report, ctx);
     return rc;
 }

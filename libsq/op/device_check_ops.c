@@ -21,11 +21,21 @@ static void operand(struct check_call *c, int64_t rows, int64_t cols, int64_t ld
         check_in_rows(c, rows, cols, ld);
 }
 
+/* Tensor cores cut what they add: an A100 after every eighth product, 0.72 U of the partial sum each time and always
+ * towards zero, which makes 0.72 U k / 8 / sqrt(3) of what it comes to, and the products themselves at half a unit of the
+ * largest. Twice that. */
+static double gemm_limit(int64_t k, int64_t flags)
+{
+    const bool bf16 = flags & ROUND || (flags & A16 && flags & B16);
+    const double cut = bf16 ? 2 * (0.42 * (double)k / 8 + 0.25 * sqrt((double)k)) : 0;
+    return check_sum_limit(k) + cut * cut * CHECK_U2;
+}
+
 static void gemm_args(struct check_call *c)
 {
     const int64_t m = c->z[0], n = c->z[1], k = c->z[2], gap = c->z[3], f = c->z[4];
     const bool ta = f & TA, tb = f & TB;
-    check_filled_rows(c, m, n, n + 3 * gap, check_sum_limit(k));
+    check_filled_rows(c, m, n, n + 3 * gap, gemm_limit(k, f));
     operand(c, ta ? k : m, ta ? m : k, (ta ? m : k) + gap, f & A16);
     operand(c, tb ? n : k, tb ? k : n, (tb ? k : n) + 2 * gap, f & B16);
 }
@@ -70,6 +80,8 @@ static const int64_t gemm_shapes[][CHECK_DIMS] = {
     {33, 20, 65, 1, B16 | TB},
     {64, 64, 257, 0, A16 | B16 | TA | TB | ADD},
     {3, 300, 4, 0, ROUND | ADD},
+    {30, 20, 5003, 0, ROUND | TA}, /* may be cut into pieces of k, of which none may get lost */
+    {20, 33, 9001, 0, A16 | B16 | TB},
 };
 
 static double gemm_flops(const int64_t *z)
@@ -298,6 +310,12 @@ static const int64_t counts[][CHECK_DIMS] = {{0}, {1}, {31}, {256}, {257}, {5000
 #define ATTENTION      (1000 * CHECK_U2)
 #define ATTENTION_GRAD (4000 * CHECK_U2)
 
+/* Operands of one tf32 are off by 2^-11 / sqrt(3) of the mantissa's 1 to 2, so by 0.41 2^-11 of themselves as root mean
+ * square: a sum of products of two such by 0.58 2^-11 of itself, whatever the signs: 0.33 2^-22 of the NMSE of `out` and
+ * dv. dq and dk have that of dout.v, twice where delta leaves half, and their own. */
+#define TF32      (1.0 / (1 << 22))
+#define TF32_GRAD (4 * TF32)
+
 static double biased(const int64_t *z) /* 1 + S^2 */
 {
     return 1 + (double)(z[5] * z[5]) / (double)z[4];
@@ -320,7 +338,7 @@ static void qkv(struct check_call *c)
 static void attention_args(struct check_call *c)
 {
     const int64_t *z = c->z;
-    check_out(c, SQ_F32, z[0] * z[1] * z[2] * z[4], ATTENTION * biased(z));
+    check_out(c, SQ_F32, z[0] * z[1] * z[2] * z[4], ATTENTION * biased(z) + (z[6] ? TF32 : 0));
     check_out(c, SQ_F32, z[0] * z[1] * z[2], ATTENTION * biased(z));
     qkv(c);
 }
@@ -337,14 +355,14 @@ static void attention_ref(void *const *p, const int64_t *z)
 
 static void attention_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->attention(g, F(0), F(1), CF(2), CF(3), CF(4), z[0], z[1], z[2], z[3], z[4]);
+    o->attention(g, F(0), F(1), CF(2), CF(3), CF(4), z[0], z[1], z[2], z[3], z[4], z[6]);
 }
 
 /* dq dk dv, dout out lse q k v */
 static void attention_grad_args(struct check_call *c)
 {
     const int64_t *z = c->z, q = z[0] * z[1] * z[2] * z[4], k = z[0] * z[1] * z[3] * z[4];
-    const double limit = ATTENTION_GRAD * biased(z) * biased(z);
+    const double limit = ATTENTION_GRAD * biased(z) * biased(z) + (z[6] ? TF32_GRAD * biased(z) : 0);
     check_out(c, SQ_F32, q, limit);
     check_out(c, SQ_F32, k, limit);
     check_out(c, SQ_F32, k, limit);
@@ -371,7 +389,8 @@ static void attention_grad_ref(void *const *p, const int64_t *z)
 
 static void attention_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->attention_grad(g, F(0), F(1), F(2), CF(3), CF(4), CF(5), CF(6), CF(7), CF(8), z[0], z[1], z[2], z[3], z[4]);
+    o->attention_grad(g, F(0), F(1), F(2), CF(3), CF(4), CF(5), CF(6), CF(7), CF(8), z[0], z[1], z[2], z[3], z[4],
+                      z[6]);
 }
 
 /* T x T / 2 scores, two products forward, five backward by definition (seven are done) */
@@ -389,7 +408,8 @@ static const int64_t attention_shapes[][CHECK_DIMS] = {
     {0, 3, 1, 1, 4},    {1, 1, 1, 1, 1},    {1, 1, 2, 1, 8},        {2, 3, 2, 2, 5},    {1, 7, 3, 1, 6},
     {2, 17, 4, 2, 16},  {1, 64, 2, 1, 20},  {2, 65, 2, 2, 32},      {1, 130, 6, 2, 24}, {1, 20, 2, 1, 1},
     {1, 66, 3, 1, 33},  {1, 80, 2, 1, 64},  {1, 129, 2, 2, 80},     {1, 90, 1, 1, 128}, {1, 70, 2, 1, 130},
-    {1, 65, 1, 1, 192}, {1, 72, 2, 1, 256}, {1, 70, 2, 1, 64, 100},
+    {1, 65, 1, 1, 192}, {1, 72, 2, 1, 256}, {1, 70, 2, 1, 64, 100}, {2, 3, 2, 2, 5, 0, 1}, {1, 130, 6, 2, 24, 0, 1},
+    {1, 66, 3, 1, 33, 0, 1}, {1, 129, 2, 2, 128, 0, 1}, {1, 70, 2, 1, 130, 0, 1}, {1, 70, 2, 1, 64, 100, 1},
 };
 
 /* ---- sums, optimizer ---- */
@@ -556,22 +576,22 @@ static const struct check_op ops[] = {
      {2048 * 11008},
      NULL},
     {"attention",
-     "B T H KV D bias",
+     "B T H KV D bias tf32",
      attention_args,
      attention_values,
      attention_ref,
      attention_dev,
      SHAPES(attention_shapes),
-     {1, 2048, 32, 32, 128},
+     {1, 2048, 32, 32, 128, 0, 1},
      attention_flops},
     {"attention_grad",
-     "B T H KV D bias",
+     "B T H KV D bias tf32",
      attention_grad_args,
      attention_grad_values,
      attention_grad_ref,
      attention_grad_dev,
      SHAPES(attention_shapes),
-     {1, 2048, 32, 32, 128},
+     {1, 2048, 32, 32, 128, 0, 1},
      attention_grad_flops},
     {"add", "n", add_args, NULL, add_ref, add_dev, SHAPES(counts), {6144 * 4096}, NULL},
     {"bias", "rows n", bias_args, NULL, bias_ref, bias_dev, SHAPES(matrix_shapes), {6144, 4096}, NULL},

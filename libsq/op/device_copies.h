@@ -5,8 +5,8 @@
 
 #include "sq/device.h"
 
-/* A transfer has as many bytes as one buffer at most; larger ones are cut. Two steps' samples of a usual batch are under
- * way at a time: what is 100 us of copying each is enough for the rate of the bus. */
+/* A transfer fills at most one buffer; larger ones are cut. The ring holds two steps' samples of a usual batch. Copying
+ * 4 MiB takes 100 us or more, beside which starting it costs little. */
 enum { SQ_COPY_BYTES = 4 << 20, SQ_COPY_SLOTS = SQ_GPU_MARKS / 2 };
 
 struct copy_slot {

@@ -13,7 +13,8 @@ static const struct sq_device *lib;
 static const struct sq_device_ops *op;
 static struct sq_gpu *gpu;
 static struct copies copies;
-static int64_t room; /* when it was opened */
+static int64_t room; /* what was free when it was opened, for a window and cuBLAS's workspace */
+static bool repeats, bf16_units; /* recordings work */
 
 /* Parts of a step that repeat: when a part comes for the second time with the same key, it is recorded. */
 static struct {
@@ -154,6 +155,8 @@ static void to_host(struct sq_floats host, const float *x, int64_t n)
 
 static bool replay(enum sq_part k, int64_t key)
 {
+    if (!repeats)
+        return false;
     if (part[k].state == RECORDED && part[k].key == key)
         return lib->replay(gpu, (int)k);
     if (part[k].state == RECORDED)
@@ -185,7 +188,8 @@ static void forget(void)
 static void gemm(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                  bool round_bf16)
 {
-    if (space(4 * (size_t)(m * k + k * n) + 512))
+    const bool converts = a.type != b.type || (round_bf16 && a.type == SQ_F32) || !bf16_units;
+    if (!converts || space(4 * (size_t)(m * k + k * n) + 512))
         op->gemm(gpu, c, ldc, a, b, m, n, k, add, round_bf16);
 }
 
@@ -227,15 +231,35 @@ static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *
 static void attention(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                       int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
 {
-    op->attention(gpu, out, lse, q, k, v, batch, tokens, heads, kv, dim);
+    op->attention(gpu, out, lse, q, k, v, batch, tokens, heads, kv, dim, false);
+}
+
+static void attention_tf32(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
+                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
+{
+    op->attention(gpu, out, lse, q, k, v, batch, tokens, heads, kv, dim, true);
+}
+
+static void grad_of_attention(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                              const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
+                              int64_t heads, int64_t kv, int64_t dim, bool tf32)
+{
+    if (space(4 * (size_t)(batch * tokens * heads)))
+        op->attention_grad(gpu, dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, tf32);
 }
 
 static void attention_grad(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                            const float *q, const float *k, const float *v, int64_t batch, int64_t tokens, int64_t heads,
                            int64_t kv, int64_t dim)
 {
-    if (space(4 * (size_t)(batch * tokens * heads)))
-        op->attention_grad(gpu, dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim);
+    grad_of_attention(dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, false);
+}
+
+static void attention_grad_tf32(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+                                 const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
+                                 int64_t heads, int64_t kv, int64_t dim)
+{
+    grad_of_attention(dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, true);
 }
 
 static void add(float *y, const float *x, int64_t n)
@@ -454,11 +478,42 @@ static const struct sq_ops table = {
     .kl = kl,
 };
 
-static int64_t free_bytes(void)
+/* A product, as it is and recorded. The first one opens cuBLAS, which wants memory of its own: it fails here where it
+ * cannot run, not when a window fills the device. One that cannot be recorded is no failure: nothing is, then. */
+static int try_product(float *x)
+{
+    enum { N = 16 };
+    const struct sq_mat m = sq_mat(x, N, false);
+    int rc = lib->space(gpu, 1 << 14);
+    op->gemm(gpu, x + N * N, N, m, m, N, N, N, false, true);
+    rc = rc < 0 ? rc : lib->sync(gpu);
+    if (rc < 0)
+        return failure(rc);
+    lib->record(gpu);
+    op->gemm(gpu, x + N * N, N, m, m, N, N, N, false, true);
+    lib->recorded(gpu, 0);
+    repeats = lib->replay(gpu, 0) && lib->sync(gpu) == 0;
+    if (!repeats)
+        sq_log(SQ_WARNING, "this device queues every operation of every step: %s", lib->error(gpu));
+    lib->clear(gpu);
+    lib->forget(gpu);
+    return 0;
+}
+
+static int start(void)
 {
     struct sq_gpu_info info;
+    void *x = NULL;
+    int rc;
+    SQ_TRY(failure(lib->alloc(gpu, &x, 1 << 12)));
+    lib->fill(gpu, SQ_QUEUE_WORK, x, 0, 1 << 12);
+    SQ_TRY(try_product(x));
     lib->info(gpu, &info);
-    return info.bytes > 0 ? info.free_bytes : INT64_MAX;
+    bf16_units = info.capability >= SQ_GPU_BF16;
+    room = info.bytes > 0 ? info.free_bytes - info.later_bytes + SQ_GPU_BLAS_SPACE : INT64_MAX;
+out:
+    lib->free(gpu, x);
+    return rc;
 }
 
 static int open_device(int device)
@@ -469,13 +524,38 @@ static int open_device(int device)
         return 0;
     rc = sq_device_load(&lib, false);
     if (rc < 0)
-        return sq_fail_in(rc, "--backend cuda cannot run");
+        return rc;
     op = lib->ops;
     rc = lib->open(&gpu, device, why, sizeof why);
-    if (rc == 0)
-        room = free_bytes();
+    if (rc < 0)
+        return sq_fail((enum sq_err)rc, "%s", why);
     copies = (struct copies){.lib = lib, .gpu = gpu};
-    return rc < 0 ? sq_fail((enum sq_err)rc, "--backend cuda cannot run: %s", why) : 0;
+    rc = start();
+    if (rc < 0)
+        lib->close(&gpu);
+    return rc;
+}
+
+static int refuse_fault(void *ctx, const struct sq_device_result *r)
+{
+    (void)ctx;
+    return r->fault ? sq_fail(SQ_E_CHECK, "%s %s: %s", r->op, r->shape, r->fault) : 0;
+}
+
+int sq_device_try(char name[128], int device)
+{
+    struct sq_gpu_info info;
+    int rc = open_device(device);
+    if (rc < 0)
+        return rc;
+    lib->info(gpu, &info);
+    snprintf(name, 128, "%s", info.name);
+    rc = sq_device_check(lib, gpu, NULL, SQ_CHECK_ONCE, refuse_fault, NULL);
+    if (rc < 0) {
+        lib->close(&gpu);
+        return sq_fail_in(rc, "%s", name);
+    }
+    return 0;
 }
 
 int sq_device_fill(struct sq_ops *ops, int device)
@@ -484,11 +564,16 @@ int sq_device_fill(struct sq_ops *ops, int device)
     const struct sq_ops filled = *ops;
     const int rc = open_device(device);
     if (rc < 0)
-        return rc;
+        return sq_fail_in(rc, "--backend cuda cannot run");
     lib->info(gpu, &info);
     *ops = table;
     ops->precision = filled.precision;
     ops->host = filled.host;
+    if (ops->precision == SQ_BF16_PRODUCTS) {
+        ops->attention = attention_tf32;
+        ops->attention_grad = attention_grad_tf32;
+        ops->narrows = bf16_units;
+    }
     ops->name = lib->name;
     snprintf(ops->isa, sizeof ops->isa, "sm_%d, %.40s", info.capability, info.name);
     return memory_wait();

@@ -65,7 +65,7 @@ static const struct sq_ops reference = {
 };
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
-static struct sq_ops tables[3][2]; /* [ref, cpu or cuda][precision] */
+static struct sq_ops tables[3][2]; /* [ref, cpu, cuda][precision] */
 static bool have_ref, have_cpu, have_device;
 static int device;
 
@@ -123,6 +123,23 @@ int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_preci
     if (rc == 0)
         *out = &tables[row][precision];
     return rc;
+}
+
+void sq_ops_choose(struct sq_app *app)
+{
+    const double start = sq_now();
+    char name[128];
+    if (app->backend != SQ_BACKEND_AUTO)
+        return;
+    const int rc = sq_device_try(name, device);
+    if (rc == 0) {
+        app->backend = SQ_BACKEND_CUDA;
+        sq_log(SQ_INFO, "computing on %s, which agrees with the reference (looked at for %.1f s)", name,
+               sq_now() - start);
+    } else {
+        sq_log(rc == SQ_E_UNSUP ? SQ_INFO : SQ_WARNING, "computing on the processor: %s%s", sq_errmsg(),
+               rc == SQ_E_CHECK ? "; sq-gpucheck says more, --backend cpu looks at no device" : "");
+    }
 }
 
 int sq_ops_of(const struct sq_ops **out, const struct sq_app *app, enum sq_precision precision)

@@ -32,26 +32,29 @@ static int note_time(void *ctx, int64_t step, int64_t steps, double loss)
     return 0;
 }
 
-/* Two steps: the first one touches memory that is new, and stands behind what a window brings to a device. */
+enum { STEPS = 3 };
+
+/* The last of three steps: the first one touches memory that is new, and stands behind what a window brings to a device; a
+ * device records the second one. */
 static int time_step(struct pass *e, struct estimate *x, double rate)
 {
     struct sq_member member;
     struct sq_window_job job = pass_job(e, e->first, rate, &member);
     struct sq_losses losses;
     const int64_t n = SQ_MIN(job.batch, job.epoch);
-    double at[2] = {sq_now(), 0};
+    double at[STEPS] = {sq_now()};
     int64_t *order = NULL;
     int rc;
-    SQ_TRY(sq_alloc(&order, 2 * n));
-    for (int64_t i = 0; i < 2 * n; i++)
+    SQ_TRY(sq_alloc(&order, STEPS * n));
+    for (int64_t i = 0; i < STEPS * n; i++)
         order[i] = i % n;
     job.order = order;
     job.epoch = n;
-    job.picks = 2 * n;
+    job.picks = STEPS * n;
     job.step = note_time;
     job.ctx = at;
     SQ_TRY(sq_window_train(e->trainer, &job));
-    x->step = (rc > 0 ? at[1] : sq_now()) - at[0]; /* or as far as it came: a loss was not finite */
+    x->step = rc > 0 ? at[STEPS - 1] - at[STEPS - 2] : sq_now() - at[0]; /* or as far as it came: a loss was not finite */
     job.samples = SQ_MIN(job.samples, 4 * job.batch);
     job.heldout = 0;
     const double started = sq_now();

@@ -46,11 +46,12 @@ static bool on_device(const struct pass *e)
     return e->ops != e->ops->host;
 }
 
-/* Operands of the largest product of weights, a router's too, and activations, converted; sums of columns; cuBLAS's own. */
-static int64_t device_workspace(const struct sq_config *c, int64_t rows)
+/* Operands of the largest product of weights, a router's too, and activations, converted unless they come narrow; sums of
+ * columns; cuBLAS's own. */
+static int64_t device_workspace(const struct sq_config *c, const struct sq_ops *ops, int64_t rows)
 {
     const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), SQ_MAX(c->heads * c->head_dim, c->experts));
-    return 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows)) + 5 * 1024 * wide + (32 << 20);
+    return (ops->narrows ? 0 : 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows))) + 5 * 1024 * wide + SQ_GPU_BLAS_SPACE;
 }
 
 /* Buffers of samples and targets on their way, as much on the device as pinned on the host. */
@@ -75,7 +76,7 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
     const int64_t sum = e->plan->shards > 1 ? 4 * param_floats(&like->p) : 0;
     return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens, recompute) +
            widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + copies_bytes(e, batch) +
-           device_workspace(c, rows);
+           device_workspace(c, e->ops, rows);
 }
 
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute)

@@ -86,7 +86,7 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
     }
     const int64_t acts = batch * tokens * cfg->hidden;
     return layers * weights + router + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
-           sq_trace_bytes(cfg, batch, tokens) +
+           sq_trace_bytes(cfg, ops, batch, tokens) +
            (recompute ? 0 : layers - 1) * sq_kept_bytes(cfg, batch, tokens, type);
 }
 

@@ -64,6 +64,12 @@ static int no_devices(char *why, size_t n)
     return 0;
 }
 
+static int open_none(struct sq_gpu **, int, char *why, size_t n)
+{
+    strncpy(why, "none today", n);
+    return SQ_E_UNSUP;
+}
+
 extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_device_entry(void)
 {
     const char *base = getenv("SQ_WRONG_BASE"), *how = getenv("SQ_WRONG");
@@ -89,7 +95,9 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
         ops.rmsnorm = gap;
     else if (strcmp(how, "version") == 0)
         device.abi++;
-    else if (strcmp(how, "none") == 0)
+    else if (strcmp(how, "none") == 0) {
         device.count = no_devices;
+        device.open = open_none;
+    }
     return &device;
 }

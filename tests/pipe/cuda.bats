@@ -34,6 +34,34 @@ learn() { # learn OUT [option ...]: one window of the first layer; emulated, a s
     [[ $stderr == *"there is no device 9"* ]]
 }
 
+@test "cuda: --backend auto is a device that agrees with the reference, else the processor, and says why" {
+    calib 2 16
+    learn cpu.sq --backend cpu
+    learn cuda.sq --backend cuda
+    run ! cmp cpu.sq cuda.sq
+    SQ_CUDA_LIB=/no/such.so run -0 --separate-stderr learn auto.sq -v
+    [[ $stderr == *"sq-window: info: computing on the processor: /no/such.so: cannot open"* ]]
+    cmp cpu.sq auto.sq
+    export SQ_WRONG_BASE=$SQ_CUDA_LIB
+    SQ_WRONG=none SQ_CUDA_LIB=$build/gen/libsq_wrong.so run -0 --separate-stderr learn auto.sq
+    [ -z "$stderr" ]
+    cmp cpu.sq auto.sq
+    run -0 --separate-stderr learn auto.sq -v
+    [[ $stderr == *"info: computing on emulated sm_80, which agrees with the reference (looked at for "* ]]
+    cmp cuda.sq auto.sq
+    # one operation with the precision of half floats; loud, as the user may not have wanted the processor
+    SQ_WRONG=coarse SQ_CUDA_LIB=$build/gen/libsq_wrong.so run -0 --separate-stderr \
+        sq-window -i calib.sq --no-prov -s W2A16 --init minmax --windows 0-0 --order window --epochs 2 --batch 2 -o auto.sq
+    [[ ${#stderr_lines[@]} -eq 1 && $stderr == "sq-window: warning: computing on the processor: emulated sm_80: swiglu "*"further from the reference than its limit; sq-gpucheck says more"* ]]
+    cmp cpu.sq auto.sq
+    # so do the others
+    sq-load -q "$tiny" | sq-calib -v -t "$tiny/calib.txt" -n 2 -l 16 --stats 2>said >stats.sq
+    grep -q "info: computing on emulated sm_80" said
+    sq-dump --prov stats.sq | tail -1 | grep -q "backend cuda"
+    sq-eval -v -t "$tiny/test.txt" --length 32 --windows 1 "$tiny" 2>said >/dev/null
+    grep -q "info: computing on emulated sm_80" said
+}
+
 @test "cuda: the same bytes for any order of threads, cut into processes, and with a work folder" {
     calib 3 16
     learn one.sq --device cuda:0
@@ -48,7 +76,7 @@ learn() { # learn OUT [option ...]: one window of the first layer; emulated, a s
     cmp one.sq kept.sq
     learn again.sq --backend cuda --work work
     cmp one.sq again.sq
-    run -1 --separate-stderr learn third.sq --work work
+    run -1 --separate-stderr learn third.sq --backend cpu --work work
     [[ $stderr == *"was made with --backend emu (sm_80, emulated sm_80)"* ]]
 }
 
@@ -83,7 +111,7 @@ END
         done
         # u and l are all that a layer got, and every error has the processor's bits
         [ "$(sq-dump --digest cpu.sq)" = "$(sq-dump --digest cuda.sq)" ]
-        search start.sq -s $scheme --init minmax
+        search start.sq -s $scheme --init minmax --backend cpu
         [ "$(sq-dump --digest start.sq)" != "$(sq-dump --digest cuda.sq)" ]
     done
     # weighted by statistics of the inputs, which are the device's own
@@ -158,6 +186,8 @@ END
     SQ_EMU_BYTES=$((least - 100000)) run -1 --separate-stderr learn less.sq "${two[@]}" --work work
     [[ $stderr == *"on the device, which has "*" MB free; --batch 1 fits" ]]
     SQ_EMU_BYTES=1000000 run -1 --separate-stderr learn less.sq "${two[@]}" --work work
+    [ "$stderr" = "sq-window: error: --backend cuda cannot run: device 0: no 33554432 bytes of its memory" ]
+    SQ_EMU_BYTES=35000000 run -1 --separate-stderr learn less.sq "${two[@]}" --work work
     [[ $stderr == "sq-window: error: windows of 2 layers, batches of 2: device 0: no "*" bytes of its memory" ]]
     # what was kept stays good
     learn less.sq "${two[@]}" --work work
@@ -171,7 +201,7 @@ END
     run -4 sq-dump --cmp cpu.sq cuda.sq
     sq-dump --cmp --tolerance 1e-5 cpu.sq cuda.sq
     sq-load -q "$tiny" | sq-merge -q -s W4A16 -o merged.sq
-    sq-window -q -i cpu.sq -s W2A16 --windows 0-0 --order window --epochs 1 -o learning.sq
+    sq-window -q -i cpu.sq -s W2A16 --windows 0-0 --order window --epochs 1 --backend cpu -o learning.sq
     for b in cpu cuda; do
         sq-eval -q --backend $b -t "$tiny/test.txt" --length 64 --windows 3 --base "$tiny" --json merged.sq >$b.json
         sq-eval -q --backend $b -t "$tiny/test.txt" --length 64 --windows 2 --json learning.sq >>$b.json

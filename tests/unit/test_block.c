@@ -669,10 +669,10 @@ static void test_sizes(void **state)
         assert_true(b.all[i] == 0);
     sq_block_release(&b);
     sq_block_release(&b);
-    assert_true(sq_trace_bytes(&c, 1, T) > T * (2 * c.ffn + 4 * c.hidden) * 4);
+    assert_true(sq_trace_bytes(&c, backend(0), 1, T) > T * (2 * c.ffn + 4 * c.hidden) * 4);
     assert_int_equal(sq_kept_bytes(&c, 2, T, SQ_F32), 2 * sq_kept_bytes(&c, 1, T, SQ_F32));
     assert_true(sq_kept_bytes(&c, 2, T, SQ_BF16) < sq_kept_bytes(&c, 2, T, SQ_F32) * 7 / 10);
-    assert_true(sq_kept_bytes(&c, 2, T, SQ_F32) < sq_trace_bytes(&c, 2, T));
+    assert_true(sq_kept_bytes(&c, 2, T, SQ_F32) < sq_trace_bytes(&c, backend(0), 2, T));
 }
 
 int main(void)

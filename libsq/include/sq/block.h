@@ -52,7 +52,7 @@ struct sq_trace;
 int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
                  int64_t tokens) SQ_MUSTUSE;
 void sq_trace_free(struct sq_trace **t);
-int64_t sq_trace_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens);
+int64_t sq_trace_bytes(const struct sq_config *cfg, const struct sq_ops *home, int64_t batch, int64_t tokens);
 
 /* What the backward needs of a forward, set aside while the trace serves other layers: outputs of products in `type`
  * (SQ_F32, or SQ_BF16 in half the bytes), queries, keys and what is small in f32, the rest made again. */

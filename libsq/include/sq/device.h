@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   4
+#define SQ_DEVICE_ABI   5
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -30,6 +30,7 @@ struct sq_gpu_info {
     int driver, runtime; /* 13000: CUDA 13.0 */
     int64_t bytes, free_bytes;
     int64_t processors;
+    int64_t later_bytes;     /* of free_bytes: what the runtime takes as it goes, for code, spilled registers, recordings */
     double bytes_per_second; /* of its memory by data sheet, 0: unknown */
 };
 
@@ -58,13 +59,14 @@ struct sq_device_ops {
     void (*swiglu)(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(struct sq_gpu *g, float *dgate, float *dup, const float *dy, const float *gate, const float *up,
                         int64_t n);
-    /* D at most 256: SQ_E_UNSUP. */
+    /* D at most 256: SQ_E_UNSUP. tf32: where there are units for it, operands of all products but q.k, which stands in an
+     * exponent, are rounded to tf32 (11 bits) first. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
-                      int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
+                      int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32);
     /* Workspace: 4 B T H bytes. */
     void (*attention_grad)(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out,
                            const float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                           int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
+                           int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32);
     void (*add)(struct sq_gpu *g, float *y, const float *x, int64_t n);
     void (*bias)(struct sq_gpu *g, float *y, const float *bias, int64_t rows, int64_t n);
     /* Workspace: column sums of n. */
@@ -148,6 +150,8 @@ struct sq_device_ops {
 };
 
 enum { SQ_GPU_COUNT_SPACE = 1 << 14 };
+enum { SQ_GPU_BF16 = 80 };             /* capability from which on there are units for bf16 */
+enum { SQ_GPU_BLAS_SPACE = 32 << 20 }; /* cuBLAS's own, from the first product on */
 
 /* Workspace for column sums of n columns. */
 static inline size_t sq_gpu_column_space(int64_t n)
@@ -157,7 +161,7 @@ static inline size_t sq_gpu_column_space(int64_t n)
 
 /* What the entry symbol returns: constant, valid while the library is open. */
 struct sq_device {
-    uint32_t abi, size; /* SQ_DEVICE_ABI, sizeof(struct sq_device): another one is refused */
+    uint32_t abi, size; /* SQ_DEVICE_ABI, the size of this and of *ops together: another one is refused */
     const char *name;   /* "cuda", "emu" */
     /* How many devices there are; 0: why says why not. */
     int (*count)(char *why, size_t n);
@@ -227,12 +231,15 @@ struct sq_device_result {
 
 typedef int sq_device_report(void *ctx, const struct sq_device_result *r);
 
+/* once: every shape; repeated: the same bytes run after run, too (emulated: in several orders of threads); timed: and how
+ * long a large shape of each takes */
+enum sq_device_depth { SQ_CHECK_ONCE, SQ_CHECK_REPEATED, SQ_CHECK_TIMED };
+
 /* Runs the table of operations, shapes and types whose name begins with `only` (NULL: all): guarded buffers, results
- * against the reference within derived limits, the same bytes run after run (emulated: in several orders of threads);
- * with `timed` a large shape of each, too. Negative when the device itself fails; whether results agree is in the
- * reports. */
-int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, bool timed, sq_device_report *report,
-                    void *ctx) SQ_MUSTUSE;
+ * against the reference within derived limits. Negative when the device itself fails, or what a report returns; whether
+ * results agree is in the reports. */
+int sq_device_check(const struct sq_device *d, struct sq_gpu *g, const char *only, enum sq_device_depth depth,
+                    sq_device_report *report, void *ctx) SQ_MUSTUSE;
 
 SQ_END_DECLS
 #endif

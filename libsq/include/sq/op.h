@@ -1,4 +1,5 @@
-/* sq/op.h - the table of operations: filled with the reference, then overridden by a faster backend
+/* sq/op.h - the table of operations: the processor's is the reference's, overridden where there is something faster; a
+ * device has one of its own
  *
  * Shapes: T tokens, C channels, H heads, KV key/value heads, D head dim, F ffn, V vocab, R rows out,
  * K columns in, G groups. All arrays f32 row-major unless said otherwise; outputs may not alias inputs unless said.
@@ -79,8 +80,8 @@ struct sq_ops {
      * wait() and get() return it. */
     int (*alloc)(void **out, size_t bytes); /* zeroed; SQ_E_NOMEM */
     void (*release)(void *x);
-    /* Bytes that were free before the first alloc: what an operation or a window keeps is part of what a plan counts.
-     * INT64_MAX: not known. */
+    /* Bytes that were free before the first alloc, so that a second pass does not count against itself what the first one
+     * keeps. INT64_MAX: not known. */
     int64_t (*room)(void);
     void (*clear)(void *x, size_t bytes);
     void (*copy)(void *to, const void *from, size_t bytes);
@@ -112,10 +113,12 @@ struct sq_ops {
     /* y[M,N] = A B' (+ base if it is not NULL; rows of both are ldy apart, base may not be y) of codes: the integers are
      * multiplied and added exactly, scales and zero points applied to the sum in double. a [M,K], b [N,K]; K is the
      * number of rounded channels, the same in both. sq_codes_multiply() must hold.
-     * fast_codes: this is faster than gemm on the rounded floats here. */
+     * fast_codes: this is faster than gemm on the rounded floats here.
+     * narrows: gemm rounds a float operand in a pass of its own, so one that several products need is better narrowed
+     * before them, once. */
     void (*gemm_codes)(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
                        int64_t m, int64_t n);
-    bool fast_codes;
+    bool fast_codes, narrows;
 
     /* y[t,:] = gain * x[t,:] / rms, rms = sqrt(mean x^2 + eps); rrms[t] = 1 / rms is kept for the gradient.
      * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y == x allowed. */
@@ -136,7 +139,8 @@ struct sq_ops {
 
     /* Causal attention of B samples of T tokens: q, out [B*T, H*D], k, v [B*T, KV*D]; query head h reads kv
      * head h / (H/KV); scores scaled by D^-1/2. lse [B, H, T] = log-sum-exp of each row of scores, kept for the
-     * gradient, which recomputes the probabilities. No T x T array. */
+     * gradient, which recomputes the probabilities. No T x T array. Where products are bf16 a device may round the
+     * operands of all products but q.k to tf32. */
     void (*attention)(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                       int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
     /* dq, dk, dv overwritten */
@@ -151,7 +155,8 @@ struct sq_ops {
     void (*bias_grad)(float *dbias, const float *dy, int64_t rows, int64_t n);
 
     /* y[i,:] = (sign * x[i,:]) H / sqrt(n), H a Hadamard matrix of order n = 2^k m (METHOD 8): Paley's H_m, or 1, (x)
-     * H_2^k in Sylvester's order. sign [n] or NULL: ones. sq_hadamard_order(n) must be 0. */
+     * H_2^k in Sylvester's order. sign [n] or NULL: ones. sq_hadamard_order(n) must be 0. For rotations; no program uses
+     * it yet. */
     void (*hadamard)(float *y, const float *x, const float *sign, int64_t rows, int64_t n);
 
     /* One AdamW step, weight decay 0, step counted from 1; m, v are the moments. beta 0.9, 0.999, eps 1e-8:
@@ -223,8 +228,11 @@ int sq_hadamard_order(int64_t n) SQ_MUSTUSE;
  * unknown SQ_ISA, SQ_E_NOMEM without address space for the workspace.
  * cuda: one device a process, the first unless sq_ops_of() met another; one thread at a time. */
 int sq_ops_get(const struct sq_ops **out, enum sq_backend backend, enum sq_precision precision) SQ_MUSTUSE;
-/* The same as --backend and --device of a program say. */
 struct sq_app;
+/* --backend auto of a program that can use a device becomes cuda where there is one, and every operation of it agrees with
+ * the reference on small shapes, which takes about a second. Why not is logged: at info when there is none, else as a warning. */
+void sq_ops_choose(struct sq_app *app);
+/* sq_ops_get() of what --backend and --device of a program say. */
 int sq_ops_of(const struct sq_ops **out, const struct sq_app *app, enum sq_precision precision) SQ_MUSTUSE;
 
 SQ_END_DECLS

@@ -5,7 +5,7 @@
  *   delta = dout.out,  ds = p (dout.v - delta) / sqrt(D)     dq = ds k,  dk = ds' q,  dv = p' dout
  *
  * The products of tiles are those of attention_tiles.h: in f32, or on tensor cores where the device has them for tf32,
- * to the same limits. What is summed over keys or queries stays in registers: D up to 64, 128, 256 are three instances.
+ * to the same limits, or with `tf32` all but the scores to those of tf32. What is summed over keys or queries stays in registers: D up to 64, 128, 256 are three instances.
  * Shared memory: two chunks of 64 rows and a tile of probabilities, 33 or 41 kB. Blocks: 256 threads, (tile, head,
  * sample), tiles with most work first; dk and dv walk the query heads of their group in order. The backward makes the
  * scores twice rather than let blocks add to one array. Bound by arithmetic: 2 T^2 D H B operations forward, 7 T^2 D H
@@ -57,7 +57,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
     for (int i = 0; i < EACH; i++)
         max[i] = -HUGE_VALF;
     for (int64_t k0 = 0; k0 <= q0; k0 += TILE) {
-        t.dot(s, Q, head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim), z.dim);
+        t.scores(s, Q, head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim), z.dim);
         for (int i = 0; i < EACH; i++) {
             float top = max[i], add = 0;
             for (int j = 0; j < EACH; j++) {
@@ -124,7 +124,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
     for (int64_t k0 = 0; k0 <= q0; k0 += TILE) {
         const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim),
                         V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
-        t.dot(s, Q, K, z.dim);
+        t.scores(s, Q, K, z.dim);
         t.dot(d, O, V, z.dim);
         for (int i = 0; i < EACH; i++)
             for (int j = 0; j < EACH; j++) {
@@ -157,7 +157,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(2 * CHUNK
         for (int64_t q0 = k0; q0 < z.tokens; q0 += TILE) {
             const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim),
                             O = head_of(dout, b, q0, h, z.heads, z.tokens, z.dim);
-            t.dot(s, K, Q, z.dim);
+            t.scores(s, K, Q, z.dim);
             t.dot(d, V, O, z.dim);
             for (int j = 0; j < EACH; j++) {
                 const int64_t query = q0 + x + j * SIDE, at = (b * z.heads + h) * z.tokens + query;
@@ -190,8 +190,11 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
 }
 
 /* The instance for a device and heads of dim channels, of a function template of both. */
-#define FOR_DEVICE(f, g, dim) ((g)->capability < FIRST_TF32 ? FOR_DIM(f, SM75, dim) : FOR_DIM(f, SM80, dim))
-#define FOR_DIM(f, sm, dim)   ((dim) <= 64 ? f<sm, 2> : (dim) <= 128 ? f<sm, 4> : f<sm, 8>)
+#define FOR_DEVICE(f, g, tf32, dim)                      \
+    ((g)->capability < FIRST_TF32 ? FOR_DIM(f, SM75, dim) \
+     : (tf32)                     ? FOR_DIM(f, SM80_SHORT, dim) \
+                                  : FOR_DIM(f, SM80, dim))
+#define FOR_DIM(f, sm, dim) ((dim) <= 64 ? f<sm, 2> : (dim) <= 128 ? f<sm, 4> : f<sm, 8>)
 
 template <int SM, int CHUNKS>
 static void forward(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
@@ -202,12 +205,12 @@ static void forward(struct sq_gpu *g, float *out, float *lse, const float *q, co
 }
 
 void sq_attention_cuda(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
-                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
+                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32)
 {
     const sizes z = sizes_of(tokens, heads, kv, dim);
     if (refused(g, batch, z, "attention"))
         return;
-    const auto run = FOR_DEVICE(forward, g, dim);
+    const auto run = FOR_DEVICE(forward, g, tf32, dim);
     run(g, out, lse, q, k, v, (unsigned)batch, z);
 }
 
@@ -224,7 +227,7 @@ static void backward(struct sq_gpu *g, float *dq, float *dk, float *dv, const fl
 
 void sq_attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out,
                             const float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
+                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32)
 {
     const sizes z = sizes_of(tokens, heads, kv, dim);
     const int64_t rows = batch * tokens * heads;
@@ -232,6 +235,6 @@ void sq_attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, c
         return;
     float *delta = static_cast<float *>(gpu_space(g, (size_t)rows * sizeof(float), "attention_grad"));
     GPU_LAUNCH(g, attention_delta, gpu_row_blocks(rows), GPU_ROW_BLOCK, delta, dout, out, batch, z);
-    const auto run = FOR_DEVICE(backward, g, dim);
+    const auto run = FOR_DEVICE(backward, g, tf32, dim);
     run(g, dq, dk, dv, dout, lse, delta, q, k, v, (unsigned)batch, z);
 }

@@ -1,6 +1,7 @@
 /* attention_tiles.h - the products of attention's tiles, in f32 or on tensor cores. Private to attention_cuda.cu.
  *
  *   dot   s = A B', 64 rows of D channels each          mul   acc = diag(keep) acc + P X, X 64 rows of D channels
+ *   scores   dot, of queries and keys
  *
  * 256 threads as 16 x 16; of a tile of 64 x 64 a thread has rows 4 y ... 4 y + 3 and columns x, x + 16, ... D is walked
  * in chunks of 32 channels (128 bytes of a row, one line), zeros beyond it. Sums of mul stay in registers, 8 a chunk.
@@ -13,6 +14,9 @@
  * when they add, so they add 32 products, low ones by themselves; what that gives is added with rounding. A step of 8
  * channels is 12 loads, 48 instructions that split and 12 products a warp: bound by issuing them. 41 kB; 128 registers
  * a thread and 2 blocks a processor but where sums take more than 32: dk and dv of D over 64, all of D over 128.
+ *
+ * tensor_tiles with SHORT: only scores are made so, as they stand in an exponent, which a large bias of the keys must
+ * not blur. Other operands are rounded to one tf32 on their way into shared memory: 12 loads and 4 products a step.
  *
  * Sums have the order that the shape says. Where an operand of tensor_tiles is above 2^127 products may be NaN. */
 #ifndef SQ_ATTENTION_TILES_H
@@ -41,20 +45,29 @@ struct head_rows {
     int64_t stride, rows;
 };
 
-template <int W> static __device__ inline void load_chunk(float (*to)[W], head_rows from, int64_t c0, int64_t dim)
+struct as_it_is {
+    __device__ float operator()(float v) const
+    {
+        return v;
+    }
+};
+
+template <class ROUND, int W>
+static __device__ inline void load_chunk(float (*to)[W], ROUND as, head_rows from, int64_t c0, int64_t dim)
 {
     const int c = (int)threadIdx.x % CHUNK, first = (int)threadIdx.x / CHUNK;
     const int64_t rows = c0 + c < dim ? from.rows : 0;
     const float *x = from.x + first * from.stride + c0 + c;
     for (int r = first; r < TILE; r += THREADS / CHUNK, x += THREADS / CHUNK * from.stride)
-        to[r][c] = r < rows ? *x : 0.0f;
+        to[r][c] = as(r < rows ? *x : 0.0f);
 }
 
-template <int W> static __device__ inline void put_tile(float (*to)[W], const float v[EACH][EACH])
+template <class ROUND, int W>
+static __device__ inline void put_tile(float (*to)[W], ROUND as, const float v[EACH][EACH])
 {
     for (int i = 0; i < EACH; i++)
         for (int j = 0; j < EACH; j++)
-            to[tile_row() + i][tile_x() + j * SIDE] = v[i][j];
+            to[tile_row() + i][tile_x() + j * SIDE] = as(v[i][j]);
 }
 
 /* ---- fused products in f32 ---- */
@@ -88,8 +101,8 @@ struct f32_tiles {
                 s[i][j] = 0;
         for (int64_t c0 = 0; c0 < dim; c0 += CHUNK) {
             __syncthreads();
-            load_chunk(a, left, c0, dim);
-            load_chunk(b, right, c0, dim);
+            load_chunk(a, as_it_is(), left, c0, dim);
+            load_chunk(b, as_it_is(), right, c0, dim);
             __syncthreads();
             for (int c = 0; c < CHUNK; c++)
                 for (int i = 0; i < EACH; i++)
@@ -98,17 +111,22 @@ struct f32_tiles {
         }
     }
 
+    __device__ void scores(float s[EACH][EACH], head_rows q, head_rows k, int64_t dim)
+    {
+        dot(s, q, k, dim);
+    }
+
     /* acc = diag(keep) acc + P X; keep NULL: ones. All have read the P before. */
     template <int CHUNKS>
     __device__ void mul(sums<CHUNKS> &acc, const float v[EACH][EACH], const float *keep, head_rows from, int64_t dim)
     {
-        put_tile(p, v);
+        put_tile(p, as_it_is(), v);
         SIMT_UNROLL
         for (int k = 0; k < CHUNKS; k++) {
             if (k * CHUNK >= dim)
                 break;
             __syncthreads();
-            load_chunk(b, from, k * CHUNK, dim);
+            load_chunk(b, as_it_is(), from, k * CHUNK, dim);
             __syncthreads();
             for (int i = 0; keep && i < EACH; i++)
                 for (int j = 0; j < WIDE; j++)
@@ -160,12 +178,26 @@ static __device__ inline void scale_sum(tensor_sum &x, const tensor_sum &y)
         x.x[e] *= y.x[e];
 }
 
-template <class USE, class LAYOUT> struct tensor_operand {
+struct as_tf32 {
+    __device__ float operator()(float v) const
+    {
+        return wmma::__float_to_tf32(v);
+    }
+};
+
+/* SHORT: what lies there is tf32, and has no low part */
+template <class USE, class LAYOUT, bool SHORT> struct tensor_operand {
     wmma::fragment<USE, FRAG, FRAG, STEP, wmma::precision::tf32, LAYOUT> high, low;
 
     __device__ void load(const float *x, int ld)
     {
         wmma::load_matrix_sync(high, x, (unsigned)ld);
+        if constexpr (!SHORT)
+            split();
+    }
+
+    __device__ void split()
+    {
         for (int e = 0; e < high.num_elements; e++) {
             const float v = high.x[e], rounded = wmma::__float_to_tf32(v); /* 13 bits of it are undefined */
             high.x[e] = rounded;
@@ -174,31 +206,35 @@ template <class USE, class LAYOUT> struct tensor_operand {
     }
 };
 
-typedef tensor_operand<wmma::matrix_a, wmma::row_major> tensor_left;
+template <bool SHORT> using tensor_left = tensor_operand<wmma::matrix_a, wmma::row_major, SHORT>;
 
 /* Sums of a warp over 32 products: those with a low part by themselves, or they would be cut where the others end. */
-struct tensor_part {
+template <bool SHORT> struct tensor_part {
     tensor_sum high[PAIR], low[PAIR];
 
     __device__ void clear()
     {
         for (int f = 0; f < PAIR; f++) {
             wmma::fill_fragment(high[f], 0.0f);
-            wmma::fill_fragment(low[f], 0.0f);
+            if constexpr (!SHORT)
+                wmma::fill_fragment(low[f], 0.0f);
         }
     }
 
-    template <class RIGHT> __device__ void add_product(int f, const tensor_left &x, const RIGHT &y)
+    template <class RIGHT> __device__ void add_product(int f, const tensor_left<SHORT> &x, const RIGHT &y)
     {
-        wmma::mma_sync(low[f], x.low, y.high, low[f]);
-        wmma::mma_sync(low[f], x.high, y.low, low[f]);
+        if constexpr (!SHORT) {
+            wmma::mma_sync(low[f], x.low, y.high, low[f]);
+            wmma::mma_sync(low[f], x.high, y.low, low[f]);
+        }
         wmma::mma_sync(high[f], x.high, y.high, high[f]);
     }
 
     __device__ void add_to(tensor_sum *sum)
     {
         for (int f = 0; f < PAIR; f++) {
-            add_sum(high[f], low[f]);
+            if constexpr (!SHORT)
+                add_sum(high[f], low[f]);
             add_sum(sum[f], high[f]);
         }
     }
@@ -215,7 +251,8 @@ static __device__ inline int warp_half()
     return (int)threadIdx.x / GPU_LANES / ((int)TILE / FRAG);
 }
 
-struct alignas(32) tensor_tiles {
+template <bool SHORT> struct alignas(32) tensor_tiles {
+    typedef std::conditional_t<SHORT, as_tf32, as_it_is> stored;
     enum { LD = CHUNK + 4, LDP = TILE + 4, LDK = FRAG + 4 };
     float a[TILE][LD], b[TILE][LD], p[TILE][LDP], rows[TILE][LDK];
 
@@ -246,17 +283,19 @@ struct alignas(32) tensor_tiles {
                 s[i][j] = p[tile_row() + i][tile_x() + j * SIDE];
     }
 
-    __device__ void dot(float s[EACH][EACH], head_rows left, head_rows right, int64_t dim)
+    template <bool ONE>
+    __device__ void products(float s[EACH][EACH], head_rows left, head_rows right, int64_t dim)
     {
+        const auto as = std::conditional_t<ONE, as_tf32, as_it_is>();
         sums<PAIR> sum;
-        tensor_part part;
-        tensor_left x;
-        tensor_operand<wmma::matrix_b, wmma::col_major> y;
+        tensor_part<ONE> part;
+        tensor_left<ONE> x;
+        tensor_operand<wmma::matrix_b, wmma::col_major, ONE> y;
         sum.clear();
         for (int64_t c0 = 0; c0 < dim; c0 += CHUNK) {
             __syncthreads();
-            load_chunk(a, left, c0, dim);
-            load_chunk(b, right, c0, dim);
+            load_chunk(a, as, left, c0, dim);
+            load_chunk(b, as, right, c0, dim);
             __syncthreads();
             part.clear();
 
@@ -272,12 +311,22 @@ struct alignas(32) tensor_tiles {
         spread(s, sum.x);
     }
 
+    __device__ void dot(float s[EACH][EACH], head_rows left, head_rows right, int64_t dim)
+    {
+        products<SHORT>(s, left, right, dim);
+    }
+
+    __device__ void scores(float s[EACH][EACH], head_rows q, head_rows k, int64_t dim)
+    {
+        products<false>(s, q, k, dim);
+    }
+
     /* acc += P X for rows r0 ... r0 + 31 of X and a pair of sums, the columns of `from` */
     __device__ void mul_half(tensor_sum *acc, const float (*from)[LD], int r0)
     {
-        tensor_part part;
-        tensor_left x;
-        tensor_operand<wmma::matrix_b, wmma::row_major> y;
+        tensor_part<SHORT> part;
+        tensor_left<SHORT> x;
+        tensor_operand<wmma::matrix_b, wmma::row_major, SHORT> y;
         part.clear();
         for (int r = r0; r < r0 + CHUNK; r += STEP) {
             x.load(&p[warp_row()][r], LDP);
@@ -292,7 +341,7 @@ struct alignas(32) tensor_tiles {
     template <int CHUNKS>
     __device__ void mul(sums<CHUNKS> &acc, const float v[EACH][EACH], const float *keep, head_rows from, int64_t dim)
     {
-        put_tile(p, v);
+        put_tile(p, stored(), v);
         for (int i = 0; keep && i < EACH; i++) /* where the element of a sum lies only loads and stores know */
             rows[tile_row() + i][tile_x()] = keep[i];
         SIMT_UNROLL
@@ -300,8 +349,8 @@ struct alignas(32) tensor_tiles {
             if (k * CHUNK >= dim)
                 break;
             __syncthreads();
-            load_chunk(a, from, k * CHUNK, dim);
-            load_chunk(b, from, (k + 1) * CHUNK, dim);
+            load_chunk(a, stored(), from, k * CHUNK, dim);
+            load_chunk(b, stored(), from, (k + 1) * CHUNK, dim);
             __syncthreads();
             if (keep) {
                 tensor_sum each;
@@ -334,9 +383,9 @@ struct alignas(32) tensor_tiles {
     }
 };
 
-[[maybe_unused]] static __device__ tensor_tiles &shared_tiles(tensor_tiles *)
+template <bool SHORT> static __device__ tensor_tiles<SHORT> &shared_tiles(tensor_tiles<SHORT> *)
 {
-    __shared__ tensor_tiles t;
+    __shared__ tensor_tiles<SHORT> t;
     return t;
 }
 #endif
@@ -344,15 +393,15 @@ struct alignas(32) tensor_tiles {
 /* ---- which of them ----
  * What nvcc makes has the products of its architecture; the emulator has both, for the device that is asked for. */
 #ifdef __CUDACC__
-enum { SM75, SM80 = SM75 };
+enum { SM75, SM80 = SM75, SM80_SHORT };
 #if SIMT_WMMA
-template <int SM> using tiles_of = tensor_tiles;
+template <int SM> using tiles_of = tensor_tiles<SM == SM80_SHORT>;
 #else
 template <int SM> using tiles_of = f32_tiles;
 #endif
 #else
-enum { SM75, SM80 };
-template <int SM> using tiles_of = std::conditional_t<SM == SM75, f32_tiles, tensor_tiles>;
+enum { SM75, SM80, SM80_SHORT };
+template <int SM> using tiles_of = std::conditional_t<SM == SM75, f32_tiles, tensor_tiles<SM == SM80_SHORT>>;
 #endif
 
 #endif

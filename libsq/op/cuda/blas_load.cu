@@ -13,11 +13,14 @@ static_assert(BLAS_COMPUTE_32F == (int)CUBLAS_COMPUTE_32F && BLAS_DEFAULT == (in
 /* of the version that this is compiled with: another one's numbers may differ */
 static void *open_library(char *why, size_t n)
 {
-    char name[64];
+    char name[64], installed[96];
     snprintf(name, sizeof name, "libcublas.so.%d", CUBLAS_VER_MAJOR);
+    snprintf(installed, sizeof installed, "/usr/local/cuda/lib64/%s", name);
     void *library = dlopen(name, RTLD_NOW | RTLD_LOCAL);
-    if (!library)
-        snprintf(why, n, "%s", dlerror());
+    if (!library) {
+        snprintf(why, n, "%s; LD_LIBRARY_PATH may name its folder", dlerror());
+        library = dlopen(installed, RTLD_NOW | RTLD_LOCAL); /* NVIDIA's installer does not tell the loader */
+    }
     return library;
 }
 

@@ -16,6 +16,11 @@ void gpu_fail(struct sq_gpu *g, int rc, const char *fmt, ...)
     g->rc = rc;
 }
 
+void gpu_no_memory(struct sq_gpu *g, size_t bytes, const char *kind)
+{
+    gpu_fail(g, SQ_E_NOMEM, "device %d: no %zu bytes of %s memory", g->device, bytes, kind);
+}
+
 void *gpu_space(struct sq_gpu *g, size_t bytes, const char *op)
 {
     if (bytes <= g->space_bytes)
@@ -64,24 +69,6 @@ static int open(struct sq_gpu **out, int device, char *why, size_t n)
     return 0;
 }
 
-static int alloc_of(struct sq_gpu *g, void **out, size_t bytes, int (*how)(void **, size_t), const char *what)
-{
-    const int rc = how(out, bytes);
-    if (rc < 0)
-        gpu_fail(g, rc, "device %d: no %zu bytes of %s memory", g->device, bytes, what);
-    return rc;
-}
-
-static int alloc(struct sq_gpu *g, void **out, size_t bytes)
-{
-    return alloc_of(g, out, bytes, gpu_alloc, "its");
-}
-
-static int alloc_pinned(struct sq_gpu *g, void **out, size_t bytes)
-{
-    return alloc_of(g, out, bytes, gpu_alloc_host, "pinned");
-}
-
 static void free_memory(struct sq_gpu *, void *p)
 {
     gpu_release(p);
@@ -98,11 +85,12 @@ static int space(struct sq_gpu *g, size_t bytes)
     if (bytes <= g->space_bytes)
         return 0;
     gpu_wait(g);
+    gpu_forget(g); /* recordings have its address */
     if (g->space)
         gpu_release(g->space); /* nothing in it is needed again, and both may be more than there is */
     g->space = nullptr;
     g->space_bytes = 0;
-    const int rc = alloc(g, &larger, bytes);
+    const int rc = gpu_alloc(g, &larger, bytes);
     if (rc < 0)
         return rc;
     g->space = larger;
@@ -238,14 +226,14 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
 {
     static const struct sq_device device = {
         .abi = SQ_DEVICE_ABI,
-        .size = sizeof(struct sq_device),
+        .size = sizeof(struct sq_device) + sizeof(struct sq_device_ops),
         .name = gpu_runtime_name,
         .count = gpu_count,
         .open = open,
         .close = close,
         .info = gpu_info,
-        .alloc = alloc,
-        .alloc_pinned = alloc_pinned,
+        .alloc = gpu_alloc,
+        .alloc_pinned = gpu_alloc_host,
         .free = free_memory,
         .free_pinned = free_pinned,
         .space = space,

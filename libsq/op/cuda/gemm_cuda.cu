@@ -15,8 +15,6 @@
 #include <limits.h>
 #include <stdlib.h>
 
-enum { BLAS_SPACE = 32 << 20, FIRST_BF16 = 80 };
-
 /* ---- operands ---- */
 
 /* y [rows, cols] without gaps, from x with rows ld apart; rounds: through bf16 first */
@@ -35,11 +33,16 @@ static __global__ void __launch_bounds__(GPU_BLOCK) clear_rows(float *c, int64_t
         c[i / n * ldc + i % n] = 0;
 }
 
+static bool as_wanted(struct sq_mat x, enum sq_dtype want, bool rounds)
+{
+    return x.type == want && !(rounds && want == SQ_F32);
+}
+
 /* x as it lies, rows x cols (before transposition), in the wanted type; to: where it may be converted */
 static struct sq_mat operand(struct sq_gpu *g, struct sq_mat x, int64_t rows, int64_t cols, enum sq_dtype want,
                              bool rounds, char *to)
 {
-    if (x.type == want && !(rounds && want == SQ_F32))
+    if (as_wanted(x, want, rounds))
         return x;
     const gpu_floats y = gpu_floats_of(to, want), from = gpu_floats_of(x.x, x.type);
     GPU_LAUNCH(g, convert_operand, gpu_blocks(rows * cols), GPU_BLOCK, y, from, x.ld, rounds, rows, cols);
@@ -65,13 +68,14 @@ static bool blas_start(struct sq_gpu *g, struct gpu_blas *b)
         gpu_fail(g, SQ_E_UNSUP, "cuBLAS: %s", why);
         return false;
     }
-    if (b->create(&b->handle) != 0 || gpu_alloc(&b->space, BLAS_SPACE) < 0 ||
-        b->set_stream(b->handle, (void *)(intptr_t)g->stream[SQ_QUEUE_WORK]) != 0 ||
-        b->set_workspace(b->handle, b->space, BLAS_SPACE) != 0) {
-        gpu_fail(g, SQ_E_DEVICE, "cuBLAS cannot start on device %d", g->device);
+    if (gpu_alloc(g, &b->space, SQ_GPU_BLAS_SPACE) < 0)
         return false;
-    }
-    return true;
+    int rc = b->create(&b->handle);
+    rc = rc != 0 ? rc : b->set_stream(b->handle, (void *)(intptr_t)g->stream[SQ_QUEUE_WORK]);
+    rc = rc != 0 ? rc : b->set_workspace(b->handle, b->space, SQ_GPU_BLAS_SPACE);
+    if (rc != 0)
+        gpu_fail(g, SQ_E_DEVICE, "cuBLAS cannot start on device %d (status %d)", g->device, rc);
+    return rc == 0;
 }
 
 /* NULL (and a failure) where it cannot run; the next product tries again. */
@@ -100,12 +104,12 @@ static int blas_type(enum sq_dtype t)
 void sq_gemm_cuda(struct sq_gpu *g, float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n,
                   int64_t k, bool add, bool round_bf16)
 {
-    const bool narrow = g->capability >= FIRST_BF16 && (round_bf16 || (a.type == SQ_BF16 && b.type == SQ_BF16));
+    const bool narrow = g->capability >= SQ_GPU_BF16 && (round_bf16 || (a.type == SQ_BF16 && b.type == SQ_BF16));
     const enum sq_dtype want = narrow ? SQ_BF16 : SQ_F32;
     const int64_t ar = a.transposed ? k : m, ac = a.transposed ? m : k, br = b.transposed ? n : k,
                   bc = b.transposed ? k : n;
-    const size_t a_bytes = a.type == want && !round_bf16 ? 0 : ((size_t)(ar * ac) * size_of(want) + 255) / 256 * 256,
-                 b_bytes = b.type == want && !round_bf16 ? 0 : (size_t)(br * bc) * size_of(want);
+    const size_t a_bytes = as_wanted(a, want, round_bf16) ? 0 : ((size_t)(ar * ac) * size_of(want) + 255) / 256 * 256,
+                 b_bytes = as_wanted(b, want, round_bf16) ? 0 : (size_t)(br * bc) * size_of(want);
     const float one = 1, beta = add;
     if (g->rc != 0 || m <= 0 || n <= 0)
         return;

@@ -42,7 +42,8 @@ void gpu_launched(struct sq_gpu *g, const char *kernel);
 /* The workspace, NULL (and a failure) where it is smaller than bytes. */
 void *gpu_space(struct sq_gpu *g, size_t bytes, const char *op);
 /* Device memory for the library's own use. */
-int gpu_alloc(void **out, size_t bytes);
+int gpu_alloc(struct sq_gpu *g, void **out, size_t bytes); /* the failure is kept */
+void gpu_no_memory(struct sq_gpu *g, size_t bytes, const char *kind);
 void gpu_release(void *p);
 void gpu_blas_close(struct sq_gpu *g);
 

@@ -29,22 +29,27 @@ void gpu_launched(struct sq_gpu *g, const char *kernel)
 
 /* ---- memory ---- */
 
-int gpu_alloc(void **out, size_t bytes)
+/* Memory that ran out has a text of its own; what else is wrong may have happened in an operation before. */
+static int allocated(struct sq_gpu *g, cudaError_t e, size_t bytes, const char *kind)
 {
-    *out = nullptr;
-    if (cudaMalloc(out, bytes ? bytes : 1) == cudaSuccess)
-        return 0;
-    cudaGetLastError();
-    return SQ_E_NOMEM;
+    if (e == cudaErrorMemoryAllocation) {
+        cudaGetLastError();
+        gpu_no_memory(g, bytes, kind);
+        return SQ_E_NOMEM;
+    }
+    return failed(g, e, "memory") ? SQ_E_DEVICE : 0;
 }
 
-int gpu_alloc_host(void **out, size_t bytes)
+int gpu_alloc(struct sq_gpu *g, void **out, size_t bytes)
 {
     *out = nullptr;
-    if (cudaMallocHost(out, bytes ? bytes : 1) == cudaSuccess)
-        return 0;
-    cudaGetLastError();
-    return SQ_E_NOMEM;
+    return allocated(g, cudaMalloc(out, bytes ? bytes : 1), bytes, "its");
+}
+
+int gpu_alloc_host(struct sq_gpu *g, void **out, size_t bytes)
+{
+    *out = nullptr;
+    return allocated(g, cudaMallocHost(out, bytes ? bytes : 1), bytes, "pinned");
 }
 
 void gpu_release(void *p)
@@ -131,6 +136,7 @@ void gpu_info(struct sq_gpu *g, struct sq_gpu_info *out)
     out->free_bytes = (int64_t)free_bytes;
     out->processors = p.multiProcessorCount;
     out->bytes_per_second = 2e3 * clock * bits / 8;
+    out->later_bytes = 256 << 20;
 }
 
 /* ---- streams ---- */
@@ -170,7 +176,8 @@ void gpu_wait_mark(struct sq_gpu *g, int mark)
 
 void gpu_record(struct sq_gpu *g)
 {
-    failed(g, cudaStreamBeginCapture(g->stream[SQ_QUEUE_WORK], cudaStreamCaptureModeThreadLocal), "recording");
+    /* Relaxed: nobody else is there, and a library that asks the driver something ends no capture. */
+    failed(g, cudaStreamBeginCapture(g->stream[SQ_QUEUE_WORK], cudaStreamCaptureModeRelaxed), "recording");
 }
 
 /* Ends the capture also where something in it has failed. */

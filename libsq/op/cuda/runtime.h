@@ -14,7 +14,7 @@ extern const char gpu_runtime_name[];
 /* as in struct sq_device */
 int gpu_count(char *why, size_t n);
 void gpu_info(struct sq_gpu *g, struct sq_gpu_info *out);
-int gpu_alloc_host(void **out, size_t bytes);
+int gpu_alloc_host(struct sq_gpu *g, void **out, size_t bytes);
 void gpu_release_host(void *p);
 
 /* Streams, marks and what else it keeps in g; false, with the failure in g. stop() takes what there is. */

@@ -79,21 +79,26 @@ bool gpu_is_host(const void *word)
 }
 
 /* what is read before it is written is NaN */
-int gpu_alloc_host(void **out, size_t bytes)
+static int alloc_poisoned(struct sq_gpu *g, void **out, size_t bytes, size_t most, const char *kind)
 {
-    *out = aligned_alloc(256, (bytes + 256) / 256 * 256);
-    if (*out)
+    *out = bytes <= most ? aligned_alloc(256, (bytes + 256) / 256 * 256) : nullptr;
+    if (*out) {
         memset(*out, 0xff, bytes);
-    return *out ? 0 : SQ_E_NOMEM;
+        return 0;
+    }
+    gpu_no_memory(g, bytes, kind);
+    return SQ_E_NOMEM;
 }
 
-int gpu_alloc(void **out, size_t bytes)
+int gpu_alloc_host(struct sq_gpu *g, void **out, size_t bytes)
 {
-    const size_t all = emulated_bytes();
-    *out = nullptr;
-    if (all > 0 && taken + bytes > all)
-        return SQ_E_NOMEM;
-    const int rc = gpu_alloc_host(out, bytes);
+    return alloc_poisoned(g, out, bytes, SIZE_MAX, "pinned");
+}
+
+int gpu_alloc(struct sq_gpu *g, void **out, size_t bytes)
+{
+    const size_t all = emulated_bytes(), most = all > taken ? all - taken : 0;
+    const int rc = alloc_poisoned(g, out, bytes, all > 0 ? most : SIZE_MAX, "its");
     if (rc == 0) {
         taken += malloc_usable_size(*out);
         owned[(uintptr_t)*out] = bytes;
