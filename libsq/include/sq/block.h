@@ -1,4 +1,4 @@
-/* sq/block.h - one decoder layer: forward and hand-written backward (METHOD 2) */
+/* sq/block.h - one decoder layer: forward and hand-written backward (docs/method.md 2) */
 #ifndef SQ_BLOCK_H
 #define SQ_BLOCK_H
 

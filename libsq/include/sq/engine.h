@@ -18,7 +18,7 @@ enum sq_init { SQ_INIT_PRESET, SQ_INIT_MINMAX, SQ_INIT_MSE, SQ_INIT_ACT };
 enum sq_loss_choice { SQ_CHOOSE_PRESET, SQ_CHOOSE_MSE, SQ_CHOOSE_TOKEN, SQ_CHOOSE_MIX };
 enum sq_order { SQ_ORDER_PASS, SQ_ORDER_WINDOW };
 
-/* What the command line says; 0 or NULL: as preset and scheme say (METHOD 4). */
+/* What the command line says; 0 or NULL: as preset and scheme say (docs/method.md 4). */
 struct sq_window_opts {
     const char *scheme, *learn, *schedule, *windows, *work, *spill, *memory, *jobs, *job;
     int preset, init, loss, order;

@@ -1,4 +1,4 @@
-/* sq/params.h - learnable parameters of a layer (METHOD 3) and the fold that absorbs them (METHOD 7)
+/* sq/params.h - learnable parameters of a layer and the fold that absorbs them (docs/method.md 3, 7)
  *
  * One fold serves training, advancing and merging: fold = channel scaling, + B A / r, then rounding. */
 #ifndef SQ_PARAMS_H
@@ -38,7 +38,7 @@ struct sq_params {
     int threads; /* that strip is for */
 };
 
-/* What to create: METHOD 3's starting values. A is keyed by (seed, layer, linear). */
+/* What to create, with the starting values of docs/method.md 3. A is keyed by (seed, layer, linear). */
 struct sq_params_spec {
     bool lora, clip, scaling;
     int64_t rank;
@@ -73,7 +73,7 @@ void sq_params_project(struct sq_params *p, const struct sq_ops *ops);
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
                      const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 
-/* to: the layer with everything absorbed (METHOD 7), and, with a scheme, every linear weight on its grid at the
+/* to: the layer with everything absorbed (docs/method.md 7), and, with a scheme, every linear weight on its grid at the
  * scheme's rate. p may be empty ({0} only where `to` is f32); to == w allowed in f32. One fold per params at a time:
  * they hold its workspace. */
 void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *s,

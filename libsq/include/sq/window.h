@@ -1,4 +1,4 @@
-/* sq/window.h - learning one window of layers (METHOD 3, 4): losses, training steps, the guard
+/* sq/window.h - learning one window of layers (docs/method.md 3, 4): losses, training steps, the guard
  *
  * Shapes: N samples of T tokens of C channels, [N,T,C], which wait in f32 or bf16; the last `heldout` samples are only
  * evaluated. */
