@@ -16,12 +16,14 @@ int params_tables(struct sq_params *p, const struct sq_config *cfg);
 struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix,
                                 const char *name, int ndim, int64_t d0, int64_t d1);
 int64_t params_total(const struct sq_params *p); /* floats of all parameters */
-/* ---- params_device.c ---- */
-int params_device_train(struct sq_params *p) SQ_MUSTUSE;
-void params_device_release(struct sq_params *p);
 /* The arrays of everything declared. */
 int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 
+/* What params.h says of training and releasing, for parameters that lie on a device. */
+int params_device_train(struct sq_params *p) SQ_MUSTUSE;
+void params_device_release(struct sq_params *p);
+
+/* Workspace of the fold. */
 int64_t fold_partial_size(const struct sq_params *p); /* floats */
 int64_t fold_strip_size(const struct sq_params *p);
 int64_t fold_sums_size(const struct sq_params *p);    /* doubles */

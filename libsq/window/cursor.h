@@ -1,4 +1,4 @@
-/* cursor records: the activation streams in front of a layer, so that the windows behind it can be learned by
+/* cursor records: the activations in front of a layer, so that the windows behind it can be learned by
  * another process
  *
  * {"record":"cursor","announce":true,...} comes behind the tokens, so that a reader knows before the

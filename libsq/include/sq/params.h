@@ -9,7 +9,9 @@
 
 SQ_BEGIN_DECLS
 
+/* Where channels are scaled: the table of docs/method.md 3. */
 enum sq_place { SQ_AT_QKV, SQ_AT_FC1, SQ_AT_OUT, SQ_AT_FC2, SQ_AT_QK, SQ_PLACES };
+/* On the command line: --learn cs and --lr-alpha; lora and --lr-lora; lwc and --lr-clip. */
 enum sq_param_kind { SQ_P_ALPHA, SQ_P_LORA, SQ_P_CLIP, SQ_P_KINDS };
 
 /* One learnable array with its gradient and optimizer moments (grad, m, v NULL until sq_params_train). */
@@ -29,7 +31,8 @@ struct sq_params {
     struct sq_param **a, **b, **u, **l; /* [nlinear]: lora_A [r,K], lora_B [R,r], u, l [R,G] */
     struct sq_param *alpha[SQ_PLACES];
     int64_t rank;
-    const struct sq_ops *home; /* in whose memory the arrays lie; NULL: the process's */
+    const struct sq_ops *home; /* the device that holds the arrays, and folds them; NULL: they lie in the process's memory.
+                                * Never the table of a processor */
     /* private: the allocations behind the arrays, and workspace of the fold */
     float *values, *moments, *scales, *partial, *strip;
     double *sums;
@@ -54,7 +57,7 @@ int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struc
 /* Put them into the layer as tensors, replacing older ones. */
 int sq_params_store(struct sq_layer *l, const struct sq_params *p, const struct sq_config *cfg) SQ_MUSTUSE;
 void sq_params_release(struct sq_params *p);
-/* The same set on a device, with the values that `from` has now; and the values again, to or from there (get waits). */
+/* The same set on a device, with the values that `from` has now. get: the values that it has there, to the host's set. */
 int sq_params_mirror(struct sq_params *p, const struct sq_params *from, const struct sq_config *cfg,
                      const struct sq_ops *device) SQ_MUSTUSE;
 int sq_params_get(struct sq_params *host, const struct sq_params *p) SQ_MUSTUSE;

@@ -61,9 +61,9 @@ struct sq_window_job {
     struct sq_floats xq, target;
     const double *weight; /* [N,T], from sq_loss_weights */
     int64_t samples, heldout;
-    /* training: steps take `batch` samples in this order and do not run over a multiple of `epoch` picks, so
-     * that the last batch of an epoch may be smaller. Learning rates are per sample of the nominal batch. */
-    const int64_t *order;
+    /* Training: which samples, one after the other. A step takes the next `batch` of them, or what is left of an
+     * epoch, which is `epoch` picks. Learning rates are times `batch`, in a smaller step too. */
+    const int64_t *order; /* [picks] */
     int64_t picks, epoch, batch;
     double lr[SQ_P_KINDS];
     bool recompute; /* keep the inputs of layers only: the backward makes a layer's forward again. The same bytes */
