@@ -66,25 +66,23 @@ void pass_release(struct pass *e);
 /* From begin to the first layer's record, which is pending then. */
 int pass_prelude(struct pass *e) SQ_MUSTUSE;
 int pass_run(struct pass *e) SQ_MUSTUSE;
-
-/* Xq to the front of layer n; layers left behind are written. */
-int pass_advance(struct pass *e, int64_t n) SQ_MUSTUSE;
-/* Xf to the front of layer n; covered layers get their parameters. */
-int pass_advance_float(struct pass *e, int64_t n) SQ_MUSTUSE;
-struct held *pass_held(struct pass *e, int64_t layer);
-void pass_held_release(struct held *h);
 /* the current record, as it is */
 int pass_on(struct pass *e) SQ_MUSTUSE;
 /* the rate of layers that windows have left: that of the pass's last stage */
 double pass_rate_behind(const struct pass *e);
 /* Layers of the largest chosen window. */
 int64_t pass_widest(const struct pass *e);
+void pass_held_release(struct held *h);
 
-/* ---- learn.c: one window ---- */
-
+/* Xq to the front of layer n; layers left behind are written. */
+int pass_advance(struct pass *e, int64_t n) SQ_MUSTUSE;
+/* Xf to the front of layer n; covered layers get their parameters. */
+int pass_advance_float(struct pass *e, int64_t n) SQ_MUSTUSE;
+struct held *pass_held(struct pass *e, int64_t layer);
 /* The job of window k at a rate, without an order; members has room for its layers. */
 struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members);
-int64_t pass_picks(const struct pass *e); /* of such a job */
+int64_t pass_picks(const struct pass *e);
+
 /* Window k through all stages of the pass: learns or restores, reports, writes window records. */
 int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
 /* Is every window of the pass in the work folder? */
