@@ -113,8 +113,8 @@ int pass_write_layer(struct pass *e, const struct sq_layer *l);
 int pass_check_scheme(struct sq_scheme *s, const struct pass *e, const struct sq_layer *l) SQ_MUSTUSE;
 /* layers up to and including index into the engine */
 int pass_need(struct pass *e, int64_t index) SQ_MUSTUSE;
-/* Layer index, the first one in the engine, leaves it. last: no window of the whole schedule comes back to it, so at rate 1
- * it is final. */
+/* Layer index, the first one in the engine, leaves it. last: no window of the whole schedule comes back to it, so at
+ * rate 1 it is final. */
 int pass_emit(struct pass *e, int64_t index, bool last) SQ_MUSTUSE;
 
 #endif

@@ -31,8 +31,8 @@ struct sq_params {
     struct sq_param **a, **b, **u, **l; /* [nlinear]: lora_A [r,K], lora_B [R,r], u, l [R,G] */
     struct sq_param *alpha[SQ_PLACES];
     int64_t rank;
-    const struct sq_ops *home; /* the device that holds the arrays, and folds them; NULL: they lie in the process's memory.
-                                * Never the table of a processor */
+    const struct sq_ops *home; /* the device that holds the arrays, and folds; NULL: the process's memory. Never a
+                                * processor's table */
     /* private: the allocations behind the arrays, and workspace of the fold */
     float *values, *moments, *scales, *partial, *strip;
     double *sums;
