@@ -13,7 +13,7 @@ struct merge {
     const struct sq_ops *ops;
     struct sq_config cfg;
     bool model;
-    int64_t layers, joined, tables, partial; /* partial: layers that were learned at a rate below 1 only */
+    int64_t layers, joined, tables, partial; /* partial: layers whose last --rate was below 1 */
     const char *scheme_name;         /* NULL: the layers' own */
     struct sq_scheme scheme, embed;
     bool round_embed;
@@ -116,7 +116,7 @@ static int run(struct merge *m)
         sq_log(SQ_INFO, "%" PRId64 " of %" PRId64 " layers are from other streams", m->joined, m->layers);
     if (m->partial)
         sq_log(SQ_WARNING,
-               "%" PRId64 " layers were learned at a rate below 1 only; they are rounded as a whole",
+               "%" PRId64 " layers were learned with --rate below 1 only; they are rounded as a whole",
                m->partial);
     if (m->round_embed && !m->tables)
         SQ_TRY(sq_fail(SQ_E_FORMAT, "--embed: the stream has neither embedding nor head as floats"));

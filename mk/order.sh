@@ -1,6 +1,6 @@
 #!/bin/sh
 # The modules of libsq are a line; a source may include headers of its own module and of those left of it.
-# Programs, lessons and tests of the public API see only sq/*.h (STYLE 2.2).
+# Programs, lessons and tests of the public API see only sq/*.h (STYLE.md 2.2).
 set -eu
 cd "$(dirname "$0")/.."
 python3 - <<'PY'

@@ -1,6 +1,6 @@
 /* The backward of a decoder layer, by hand, in the reverse order of block_forward.c.
  *
- * Rounding of activations is straight-through (METHOD 1): the gradient at the rounded value goes back through
+ * Rounding of activations is straight-through (docs/method.md 1): the gradient at the rounded value goes back through
  * rowquant_grad, which needs the value before rounding. So each place holds z, the input before rounding, and what was
  * multiplied: zq, or z itself where nothing is rounded. Once the weight gradients have used that, the gradient at it takes
  * its memory. */

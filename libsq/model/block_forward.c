@@ -1,4 +1,5 @@
-/* The forward of a decoder layer (METHOD 2). An input shared by several linears is normalised and rounded once. */
+/* The forward of a decoder layer (docs/method.md 2). An input that several linears share is
+ * normalised and rounded once. */
 #include <string.h>
 
 #include "sq/work.h"

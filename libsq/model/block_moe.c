@@ -1,4 +1,4 @@
-/* Mixture of experts (METHOD 2): softmax of the router, the `top` largest probabilities of a token (the lower
+/* Mixture of experts (docs/method.md 2): softmax of the router, the `top` largest probabilities of a token (the lower
  * expert where two are equal), divided by their sum where the model says so.
  *
  * Tokens are gathered by expert, so that each expert's linears are products over its own rows. The router sees

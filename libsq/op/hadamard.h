@@ -1,5 +1,5 @@
-/* Hadamard matrices (METHOD 8), for the reference, the processor and the device: H = H_m (x) H_2^k of order n = 2^k m,
- * entries +-1, H_2^k in Sylvester's order (its entry (i, j) is -1 where i & j has an odd number of ones).
+/* Hadamard matrices (docs/method.md 8), for the reference, the processor and the device: H = H_m (x) H_2^k of order
+ * n = 2^k m, entries +-1, H_2^k in Sylvester's order (its entry (i, j) is -1 where i & j has an odd number of ones).
  *
  * m = 1, or 4 times an odd number where one of Paley's constructions has a field of q elements, q a prime or its
  * square: q = m - 1, or q = m / 2 - 1. Both border the squares of the field, chi(x - y), to a conference matrix C of

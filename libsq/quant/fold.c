@@ -1,4 +1,4 @@
-/* A linear becomes W~ = W * cols * rows + B A / r, in the order of operations of METHOD 3 (columns, then
+/* A linear becomes W~ = W * cols * rows + B A / r, in the order of operations of docs/method.md 3 (columns, then
  * rows, then LoRA on top), then rounded: a strip of rows at a time, which stays in the second cache level, so
  * that memory is read and written once. W~ is never stored: the backward folds its strips again. */
 #include "fold.h"

@@ -8,7 +8,7 @@
 /* STRIP: floats in a strip; CHUNK: summed in float at a time; SMALL: operations that are not worth waking other threads */
 enum { STRIP = 1 << 14, CHUNK = 512, SMALL = 1 << 16 };
 
-/* Which channel scale belongs to a column or row i of a linear, or to a gain's: METHOD 3. */
+/* Which channel scale belongs to a column or row i of a linear, or to a gain's: docs/method.md 3. */
 enum fold_map {
     FOLD_SAME,
     FOLD_HEADS, /* of a channel of a query head: the one of its kv head */

@@ -11,7 +11,7 @@
 
 enum { SMALL = 1 << 17 }; /* values that are not worth waking other threads */
 
-/* Scales are rounded to what files store before zero points and codes are computed (FORMATS), so that the
+/* Scales are rounded to the type that files store before zero points and codes are computed, so that the
  * artifact holds what was measured. Because of SQ_SCALE_MIN, rows of zeros get a scale, zero point and codes
  * like others: exactly 0. */
 static float stored_scale(float s, enum sq_dtype type)
@@ -35,7 +35,7 @@ static void grid_of_group(float *scale, uint8_t *zero, const float *z, int64_t n
         *zero = (uint8_t)(1 << (p->bits - 1));
         return;
     }
-    /* METHOD 1's formula on the stored scale; the clamp to a code is for rows whose scale hit SQ_SCALE_MAX */
+    /* docs/method.md 1 on the stored scale; the clamp to a code is for rows whose scale hit SQ_SCALE_MAX */
     zp = rintf(-SQ_MIN(lo, 0.0f) / *scale);
     *zero = (uint8_t)SQ_MIN(SQ_MAX(zp, 0.0f), (float)((1 << p->bits) - 1));
 }

@@ -12,6 +12,8 @@ extern const char *const params_place_name[SQ_PLACES];
 int params_place_shape(int64_t dim[2], const struct sq_config *cfg, enum sq_place at);
 /* Empty tables with room for every parameter. */
 int params_tables(struct sq_params *p, const struct sq_config *cfg);
+/* The arrays of everything declared. */
+int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 /* Add a parameter without array. */
 struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix,
                                 const char *name, int ndim, int64_t d0, int64_t d1);
@@ -19,9 +21,8 @@ int64_t params_total(const struct sq_params *p); /* floats of all parameters */
 /* ---- params_device.c ---- */
 int params_device_train(struct sq_params *p) SQ_MUSTUSE;
 void params_device_release(struct sq_params *p);
-/* The arrays of everything declared. */
-int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 
+/* Workspace of the fold. */
 int64_t fold_partial_size(const struct sq_params *p); /* floats */
 int64_t fold_strip_size(const struct sq_params *p);
 int64_t fold_sums_size(const struct sq_params *p);    /* doubles */

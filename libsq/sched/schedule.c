@@ -3,7 +3,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-/* What a form of the schedule comes down to: shallow, deep, size, step of METHOD 5. */
+/* What a form of the schedule comes down to: shallow, deep, size, step of docs/method.md 5. */
 struct slide {
     int64_t shallow, deep, size, step;
 };
@@ -53,7 +53,7 @@ static int too_short(const struct slide *p, int64_t layers)
                    layers, p->shallow, p->deep, shallow, deep, p->size, p->step, p->size, p->step);
 }
 
-/* METHOD 5: expanding, fixed, contracting. */
+/* docs/method.md 5: expanding, fixed, contracting. */
 static int slide(struct sq_schedule *s, int64_t *cap, const struct slide *p, int64_t layers)
 {
     int rc;

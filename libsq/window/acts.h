@@ -1,4 +1,4 @@
-/* the two activation streams of a pass: filled from tokens and embedding, or from a cursor */
+/* the activations of a pass, Xf and Xq: filled from tokens and embedding, or from a cursor */
 #ifndef SQ_ACTS_H
 #define SQ_ACTS_H
 
@@ -14,11 +14,11 @@ struct acts {
     const char *spill; /* folder whose disk holds xf and xq; NULL: memory */
 };
 
-/* Streams as these operations want them: products that round their operands gain nothing from more bits. */
+/* Their type, as these operations want it: products that round their operands gain nothing from more bits. */
 void acts_type(struct acts *a, const struct sq_ops *ops);
 void acts_release(struct acts *a);
-int64_t acts_count(const struct acts *a); /* numbers in one stream */
-size_t acts_bytes(const struct acts *a);  /* that one stream takes */
+int64_t acts_count(const struct acts *a); /* numbers in each of the two */
+size_t acts_bytes(const struct acts *a);  /* that each takes */
 int acts_alloc(struct acts *a) SQ_MUSTUSE;
 /* The tokens record: read, checked against the model, passed on. */
 int acts_tokens(struct acts *a, struct sq_stream *out, struct sq_stream *in, const struct sq_record *rec,

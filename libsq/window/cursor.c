@@ -90,7 +90,7 @@ int cursor_matches(struct cursor *c, const json_t *head, const struct acts *a, c
     else if (strcmp(w.scheme, sq_scheme_name(name, scheme)) != 0)
         why = "it was made with another scheme";
     else if (c->scheme.rate != scheme->rate)
-        why = "it was made at another rate";
+        why = "it was made at another --rate";
     else if (c->layer > first || c->float_layer > last + 1)
         why = "the windows begin before it";
     if (why) {

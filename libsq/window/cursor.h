@@ -1,5 +1,5 @@
-/* cursor records: the activation streams in front of a layer, so that the windows behind it can be learned by
- * another process (DESIGN 3)
+/* cursor records: the activations in front of a layer, so that the windows behind it can be learned by
+ * another process
  *
  * {"record":"cursor","announce":true,...} comes behind the tokens, so that a reader knows before the
  * embedding whether to wait; {"record":"cursor","announce":false,...,"digest","bytes"} with Xf and Xq stands

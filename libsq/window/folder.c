@@ -41,7 +41,8 @@ static void path_of(char path[FOLDER_PATH], const struct folder *f, int stage, i
     snprintf(path, FOLDER_PATH, "%.4000s/stage-%03d-window-%04" PRId64 ".sq", f->dir, stage + 1, window);
 }
 
-/* A file appears when it is complete, so a kill does not damage one: whoever did must hear of it. No upstream is cut. */
+/* Files appear when they are complete, so whoever reads half of one must hear of it. SQ_E_FORMAT, whatever the reader
+ * said: it is no input that was cut, which would be exit status 3. */
 static int damaged(int rc, const char *path)
 {
     if (rc != SQ_E_FORMAT && rc != SQ_E_TRUNC && rc != SQ_E_ABORTED)

@@ -11,8 +11,9 @@
 
 struct folder;
 
-/* The plan's folder; NULL where it has none, or learns nothing to go on from. Lock it for the life of this process, remove what writers that were killed left, and check every file in
- * it, content and origin: SQ_E_ARG names the option that differs, SQ_E_FORMAT or SQ_E_TRUNC a damaged file. */
+/* The plan's folder; NULL where it has none, or nothing is learned or searched. It is locked for the life of this process
+ * (SQ_E_ARG: another one has it), and every file in it is checked: SQ_E_ARG names the option that it was made with and
+ * that differs now, SQ_E_FORMAT a damaged one. */
 int folder_open(struct folder **out, const struct sq_plan *p, const struct sq_app *app) SQ_MUSTUSE;
 void folder_close(struct folder **f);
 int64_t folder_bytes(const struct folder *f); /* of its files, when it was opened */

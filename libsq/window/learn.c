@@ -214,7 +214,7 @@ static int publish(struct pass *e, const struct finished *w, const json_t *recor
     e->tally->fallbacks += fallbacks;
     if (fallbacks && e->plan->strict)
         rc = sq_fail(SQ_E_VALUE,
-                     "window %" PRId64 "-%" PRId64 " at rate %g did not improve on its entry loss %g (--strict)",
+                     "window %" PRId64 "-%" PRId64 " at rate %g ended worse than its entry loss %g, twice (--strict)",
                      w->first, w->first + w->n - 1, w->scheme.rate, json_number_value(json_object_get(losses, "entry")));
 out:
     return rc;

@@ -225,7 +225,7 @@ int pass_prelude(struct pass *e)
     return 0;
 }
 
-/* ---- the two streams ---- */
+/* ---- Xf and Xq ---- */
 
 static bool covered(const struct pass *e, int64_t layer)
 {

@@ -66,6 +66,13 @@ void pass_release(struct pass *e);
 /* From begin to the first layer's record, which is pending then. */
 int pass_prelude(struct pass *e) SQ_MUSTUSE;
 int pass_run(struct pass *e) SQ_MUSTUSE;
+/* the current record, as it is */
+int pass_on(struct pass *e) SQ_MUSTUSE;
+/* the rate of layers that windows have left: that of the pass's last stage */
+double pass_rate_behind(const struct pass *e);
+/* Layers of the largest chosen window. */
+int64_t pass_widest(const struct pass *e);
+void pass_held_release(struct held *h);
 
 /* Xq to the front of layer n; layers left behind are written. */
 int pass_advance(struct pass *e, int64_t n) SQ_MUSTUSE;
@@ -75,8 +82,15 @@ struct held *pass_held(struct pass *e, int64_t layer);
 /* The job of window k at a rate, without an order; members has room for its layers. */
 struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members);
 int64_t pass_picks(const struct pass *e);
+
+/* Window k through all stages of the pass: learns or restores, reports, writes window records. */
+int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
+/* Is every window of the pass in the work folder? */
+bool pass_is_kept(const struct pass *e);
+
 /* ---- memory.c: what the widest window takes, as the passes allocate it ---- */
-int64_t pass_spill_bytes(const struct pass *e); /* the two activation streams */
+
+int64_t pass_spill_bytes(const struct pass *e); /* Xf and Xq */
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute);
 /* The same on a device; 0 where none computes. */
 int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t batch, bool recompute);
@@ -85,13 +99,11 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
 int pass_choose_memory(struct pass *e) SQ_MUSTUSE;
 
 /* ---- jobs.c: windows as streams of their own ---- */
+
+/* The current record, if it is a job's: which window this stream is, and that it is this plan's. */
 int pass_take_job(struct pass *e) SQ_MUSTUSE;
 
-/* Window k through all stages of the pass: learns or restores, reports, writes window records. */
-int pass_learn(struct pass *e, int64_t k) SQ_MUSTUSE;
-/* Is every window of the pass in the work folder? */
-bool pass_is_kept(const struct pass *e);
-/* ---- pass_layers.c ---- */
+/* ---- pass_layers.c: layers in and out of the engine ---- */
 
 /* The next record is layer index's, or what lies before it is passed on; not merged, complete. */
 int pass_read_layer(struct pass *e, struct sq_layer *l, int64_t index) SQ_MUSTUSE;
@@ -101,16 +113,8 @@ int pass_write_layer(struct pass *e, const struct sq_layer *l);
 int pass_check_scheme(struct sq_scheme *s, const struct pass *e, const struct sq_layer *l) SQ_MUSTUSE;
 /* layers up to and including index into the engine */
 int pass_need(struct pass *e, int64_t index) SQ_MUSTUSE;
-/* The first layer in the engine leaves it. It is final at rate 1, when no window of the whole schedule comes
- * back. */
+/* Layer index, the first one in the engine, leaves it. last: no window of the whole schedule comes back to it, so at
+ * rate 1 it is final. */
 int pass_emit(struct pass *e, int64_t index, bool last) SQ_MUSTUSE;
-
-/* the current record, as it is */
-int pass_on(struct pass *e) SQ_MUSTUSE;
-/* the rate of layers that windows have left: that of the pass's last stage */
-double pass_rate_behind(const struct pass *e);
-void pass_held_release(struct held *h);
-/* Layers of the largest chosen window. */
-int64_t pass_widest(const struct pass *e);
 
 #endif

@@ -6,8 +6,8 @@
 #include <stdio.h>
 #include <string.h>
 
-/* METHOD 4: learning rates per sample of the batch, and epochs of all stages together. They belong to each other, and
- * to 128 samples in batches of 3. */
+/* docs/method.md 4: learning rates per sample of the batch, and epochs of all stages together. They belong to each
+ * other, and to 128 samples in batches of 3. */
 struct preset {
     double lr[SQ_P_KINDS];
     int64_t epochs;
@@ -49,7 +49,7 @@ static int read_learn(struct sq_params_spec *p, const char *text)
     return *text ? 0 : sq_fail(SQ_E_ARG, "--learn is empty");
 }
 
-/* METHOD 6: N = 1 / gamma stages at gamma, 2 gamma ... 1, each with 1 / N of the epochs. */
+/* docs/method.md 6: N = 1 / gamma stages at gamma, 2 gamma ... 1, each with 1 / N of the epochs. */
 static int read_rates(struct sq_plan *p, const struct sq_window_opts *o)
 {
     const double n = round(1.0 / o->gamma);

@@ -70,7 +70,7 @@ int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_
         if (s.n == 0)
             continue;
         if (i < own) {
-            SQ_TRY(train_part(&part, t, job, pick + s.first, s.n, n)); /* stopped: nobody waits for workers */
+            SQ_TRY(train_part(&part, t, job, pick + s.first, s.n, n)); /* fails: nobody waits for the workers */
         } else {
             SQ_TRY(workers_receive(&part, job->workers, job, step, i));
         }

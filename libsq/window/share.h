@@ -15,9 +15,9 @@ extern const char *const share_kind[SQ_P_KINDS]; /* as a share names what is lea
 
 /* A pipe whose reader left is an error from here on, not the death of the process: each side says why it ends. */
 void share_ignore_sigpipe(void);
-/* The next record, which must be of that name; SQ_E_TRUNC at the end of the stream. */
 /* rc of a write that failed; where the peer is gone and has said why before it went, that. */
 int share_why(int rc, struct sq_stream *in) SQ_MUSTUSE;
+/* The next record, which must be of that name; SQ_E_TRUNC at the end of the stream. */
 int share_next(struct sq_record *rec, struct sq_stream *in, const char *name) SQ_MUSTUSE;
 bool share_is(const struct sq_record *rec, const char *name);
 

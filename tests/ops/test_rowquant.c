@@ -203,7 +203,7 @@ static void test_zero_flag(void **state)
 }
 
 /* y of the forward = dequantised codes wherever the zero point fits a byte */
-/* scale 1 exactly and -lo / s on a tie: zero points round to even, as METHOD 1 and torch do */
+/* scale 1 exactly and -lo / s on a tie: zero points round to even, as docs/method.md 1 and torch do */
 static void test_zero_points_on_a_tie(void **state)
 {
     (void)state;

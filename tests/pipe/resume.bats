@@ -217,7 +217,7 @@ END
     wild="$args --schedule layer --learn lora --lr-lora 1000 --work w -i in.sq -o a.sq"
     run -1 --separate-stderr sq-window $wild --strict
     run -1 --separate-stderr sq-window $wild --strict
-    [[ $stderr == *"did not improve on its entry loss"*"(--strict)" ]]
+    [[ $stderr == *"ended worse than its entry loss"*"(--strict)" ]]
     sq-window -q $wild
 }
 

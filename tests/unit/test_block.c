@@ -105,7 +105,7 @@ static void layer_close(struct layer *l)
     sq_block_release(&l->b);
 }
 
-/* ---- METHOD 3 and 7 in double, from the golden's own codes: independent of sq_fold ---------------- */
+/* ---- docs/method.md 3 and 7 in double, from the golden's own codes: independent of sq_fold ---------------- */
 
 static void scale_cols(float *w, int64_t rows, int64_t cols, const double *a)
 {

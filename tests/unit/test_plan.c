@@ -1,4 +1,4 @@
-/* what options, presets and scheme become: METHOD 4's table, and the default's own start */
+/* what options, presets and scheme become: the table of docs/method.md 4, and the default's own start */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

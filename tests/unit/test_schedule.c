@@ -1,4 +1,4 @@
-/* windows of every form of --schedule against the golden list and METHOD 5's own numbers */
+/* windows of every form of --schedule against the golden list and the numbers of docs/method.md 5 */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -81,7 +81,7 @@ static void test_forms(void **state)
     (void)state;
     struct sq_schedule s;
     assert_int_equal(sq_schedule_parse(&s, "slider", 32), 0);
-    assert_int_equal(s.n, 33); /* METHOD 5: 4 + 25 + 4 */
+    assert_int_equal(s.n, 33); /* docs/method.md 5: 4 + 25 + 4 */
     sq_schedule_release(&s);
     assert_string_equal(parsed("slider:2,2", 5), "0-0 0-1 1-2 2-3 3-4 4-4");
     assert_string_equal(parsed("layer", 3), "0-0 1-1 2-2");

@@ -62,7 +62,7 @@ static void load_params(struct sq_params *p, const struct golden *g, int layer, 
         int64_t n;
         snprintf(name, sizeof name, "layers.%d.%s", layer, p->param[i].name);
         if (!golden_has(g, name))
-            continue; /* B, u, l and alpha start as METHOD 3 says */
+            continue; /* B, u, l and alpha start as docs/method.md 3 says */
         float *x = golden_f32(g, name, &n);
         assert_int_equal(n, p->param[i].n);
         memcpy(p->param[i].x, x, (size_t)n * sizeof *x);

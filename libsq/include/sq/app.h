@@ -37,8 +37,8 @@ struct sq_strs {
 #define SQ_OPT_END {0, NULL, SQ_OPT_END_, NULL, 0, 0, NULL, NULL}
 
 /* What is the same in all programs; sq_app_init adds these rows itself:
- * -i --in, -o --out, -v --verbose, -q --quiet, --threads, --backend, --device, --precision, --seed,
- * --progress, --metrics, --no-prov, --config, -h --help, --version. */
+ * -i --in, -o --out, -v --verbose, -q --quiet, --debug, --threads, --backend, --device, --precision, --seed, --progress,
+ * --metrics, those of sq/net.h, --no-prov, --config, -h --help, --version, --man. */
 struct sq_app {
     const char *prog;       /* "sq-load" */
     const char *in, *out;   /* endpoints, "-" by default */
@@ -60,7 +60,7 @@ struct sq_app {
 };
 
 /* Parse argv against the table. synopsis and about are one line each ("DIR | FILE.gguf",
- * "read a checkpoint, write a model stream"). --help, --version and usage errors (status 2) exit here; 
+ * "read a checkpoint, write a model stream"). --help, --version and usage errors (status 2) exit here;
  * nothing else in libsq exits. max_arg limits the operands. Opens fds 0-2 when closed, resets SIGPIPE, sets the C
  * locale, line-buffers stderr, applies --threads, starts the log. `--man` prints the
  * man page's SYNOPSIS and OPTIONS in mdoc. */
@@ -75,7 +75,7 @@ int sq_app_metric(struct sq_app *app, const char *event, json_t *fields);
  * most 6 Hz on a terminal; one plain line per 30 s elsewhere when --progress is given. */
 void sq_app_progress(struct sq_app *app, double done, double total, const char *fmt, ...) SQ_PRINTF(4, 5);
 
-/* library version, compiler, flags and optional libraries found, one per line; owner: libsq */
+/* library version, compiler and which optional libraries it was built with, one per line; owner: libsq */
 const char *sq_version_text(void);
 #define SQ_VERSION "0.1.0"
 

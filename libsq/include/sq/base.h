@@ -52,7 +52,7 @@ int sq_fail_in(int code, const char *fmt, ...) SQ_PRINTF(2, 3);
 const char *sq_errmsg(void);
 /* "format", "truncated", ... for a code; "unknown" for any other number. */
 const char *sq_err_name(int code);
-/* The exit status of STYLE 2.5: 0 for code >= 0, else 1, 2, 3 or 4. */
+/* The exit status of STYLE.md 2.5: 0 for code >= 0, else 1, 2, 3 or 4. */
 int sq_err_status(int code);
 
 /* rc = call; on failure go to the function's one exit label. */

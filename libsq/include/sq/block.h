@@ -1,4 +1,4 @@
-/* sq/block.h - one decoder layer: forward and hand-written backward (METHOD 2) */
+/* sq/block.h - one decoder layer: forward and hand-written backward (docs/method.md 2) */
 #ifndef SQ_BLOCK_H
 #define SQ_BLOCK_H
 
@@ -17,7 +17,7 @@ struct sq_block {
     float **bias;          /* [nlinear] -> [R], NULL where there is none */
     float *gain[SQ_GAINS]; /* NORM1, NORM2 [C]; QNORM, KNORM [D] or NULL */
     float *router;         /* [E,C] or NULL */
-    const struct sq_ops *home; /* in whose memory the arrays lie; NULL: the process's */
+    const struct sq_ops *home; /* in whose memory the arrays lie: a device's; NULL or a processor's: the process's */
     float *all;            /* the allocation: every owned array, one after the other */
     int64_t count;         /* floats in it */
     struct sq_codes *code; /* [nlinear] the rounded channels of w once more, or NULL: see sq_block_codes */

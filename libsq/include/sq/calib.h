@@ -9,7 +9,7 @@
 
 SQ_BEGIN_DECLS
 
-/* Texts, joined by a blank line ("\n\n", METHOD 10). Start from SQ_TEXT_INIT. */
+/* Texts, joined by a blank line ("\n\n", docs/method.md 10). Start from SQ_TEXT_INIT. */
 struct sq_text {
     char *p;
     size_t n, cap;

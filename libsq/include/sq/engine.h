@@ -18,7 +18,7 @@ enum sq_init { SQ_INIT_PRESET, SQ_INIT_MINMAX, SQ_INIT_MSE, SQ_INIT_ACT };
 enum sq_loss_choice { SQ_CHOOSE_PRESET, SQ_CHOOSE_MSE, SQ_CHOOSE_TOKEN, SQ_CHOOSE_MIX };
 enum sq_order { SQ_ORDER_PASS, SQ_ORDER_WINDOW };
 
-/* What the command line says; 0 or NULL: as preset and scheme say (METHOD 4). */
+/* What the command line says; 0 or NULL: as preset and scheme say (docs/method.md 4). */
 struct sq_window_opts {
     const char *scheme, *learn, *schedule, *windows, *work, *spill, *memory, *jobs, *job;
     int preset, init, loss, order;
@@ -34,22 +34,23 @@ struct sq_window_opts {
 /* The rows of an option table for a struct sq_window_opts o. */
 #define SQ_WINDOW_OPTS(o)                                                                                             \
     SQ_OPT_STR('s', "scheme", &(o).scheme, "SCHEME", "W2A16, W3A16g128, W4A4, W4A16g64s ..."),                         \
-    SQ_OPT_ENUM(0, "preset", &(o).preset, "default|paper", "paper: start, loss and rates as published"),                     \
-    SQ_OPT_STR(0, "learn", &(o).learn, "LIST", "none, or of lora,lwc,cs (by scheme: lora,lwc; cs too with A4)"),      \
+    SQ_OPT_ENUM(0, "preset", &(o).preset, "default|paper", "paper: start, loss and learning rates as published"),     \
+    SQ_OPT_STR(0, "learn", &(o).learn, "LIST",                                                                        \
+               "none, or of lora, lwc (clipping), cs (channel scaling); unset: lora,lwc, below A16 cs too"),          \
     SQ_OPT_STR(0, "schedule", &(o).schedule, "S", "slider:Ls,Ld,s,i | fixed:s,i | layer | blocks:n | 0-0,0-1,1-2"),   \
     SQ_OPT_FLAG(0, "plan", &(o).plan, "print the windows, one a line, and exit"),                                     \
     SQ_OPT_INT(0, "layers", &(o).layers, 0, 1024, "with --plan: layers of the model; 0: read the stream"),            \
     SQ_OPT_STR(0, "windows", &(o).windows, "LIST", "only these windows of the schedule: 0-3 or 2,5-7"),               \
-    SQ_OPT_REAL(0, "rate", &(o).rate, 0.0, 1.0, "one stage only, at this rate; 0: all of them"),                      \
-    SQ_OPT_REAL(0, "gamma", &(o).gamma, 0.01, 1.0, "step of the rate: stages at gamma, 2 gamma ... 1"),               \
+    SQ_OPT_REAL(0, "rate", &(o).rate, 0.0, 1.0, "one stage only, at this share of the channels; 0: all of them"),     \
+    SQ_OPT_REAL(0, "gamma", &(o).gamma, 0.01, 1.0, "step of that share: stages at gamma, 2 gamma ... 1"),             \
     SQ_OPT_ENUM(0, "order", &(o).order, "pass|window", "a stage over all windows, or all stages of a window"),        \
     SQ_OPT_INT(0, "epochs", &(o).epochs, 0, 1 << 20, "of all stages together; 0: by scheme, 20 or 60"),               \
     SQ_OPT_INT('b', "batch", &(o).batch, 1, 1 << 16, "samples per step"),                                             \
     SQ_OPT_INT(0, "shards", &(o).shards, 1, 1024, "parts of a batch, whose gradients are computed on their own and added"), \
     SQ_OPT_INT(0, "rank", &(o).rank, 1, 1024, "of LoRA"),                                                             \
-    SQ_OPT_REAL(0, "lr-alpha", &(o).lr[SQ_P_ALPHA], 0.0, 1e3, "rate of channel scaling, times batch; 0: by scheme"),  \
-    SQ_OPT_REAL(0, "lr-lora", &(o).lr[SQ_P_LORA], 0.0, 1e3, "rate of LoRA, times batch; 0: by scheme"),               \
-    SQ_OPT_REAL(0, "lr-clip", &(o).lr[SQ_P_CLIP], 0.0, 1e3, "rate of clipping, times batch; 0: by scheme"),           \
+    SQ_OPT_REAL(0, "lr-alpha", &(o).lr[SQ_P_ALPHA], 0.0, 1e3, "learning rate of cs, times batch; 0: by scheme"),      \
+    SQ_OPT_REAL(0, "lr-lora", &(o).lr[SQ_P_LORA], 0.0, 1e3, "learning rate of lora, times batch; 0: by scheme"),      \
+    SQ_OPT_REAL(0, "lr-clip", &(o).lr[SQ_P_CLIP], 0.0, 1e3, "learning rate of lwc, times batch; 0: by scheme"),       \
     SQ_OPT_ENUM(0, "init", &(o).init, "preset|minmax|mse|act", "where clipping starts"),                              \
     SQ_OPT_ENUM(0, "loss", &(o).loss, "preset|mse|token|mix", "what a window minimises"),                             \
     SQ_OPT_FLAG(0, "strict", &(o).strict, "a window that falls back is a failure"),                                   \
@@ -72,10 +73,10 @@ struct sq_plan {
     enum sq_init init;      /* never SQ_INIT_PRESET */
     enum sq_loss_kind loss;
     double lr[SQ_P_KINDS];  /* 0: not learned */
-    double lora_steps;      /* steps of a window that LoRA's rate belongs to; 0: any number */
+    double lora_steps;      /* steps of a window that LoRA's learning rate belongs to; 0: any number */
     int64_t epochs, batch, shards;
-    double share;           /* of the epochs, for each rate */
-    double rate[SQ_MAX_RATES];
+    double share;           /* of the epochs, for each stage */
+    double rate[SQ_MAX_RATES]; /* of the stages: the share of the channels that is rounded */
     int nrate;
     bool window_order, strict, no_cursor, job;
     bool learns;            /* false: nothing is trained */
@@ -89,8 +90,8 @@ struct sq_plan {
 /* SQ_E_ARG on options that contradict each other. */
 int sq_plan_make(struct sq_plan *p, const struct sq_window_opts *o, int64_t seed) SQ_MUSTUSE;
 /* Learning rate of a kind of parameter in a window of so many steps, times batch. LoRA starts from nothing: the default
- * preset's rate belongs to the published number of steps and grows with the root of what a run falls short of it.
- * Clipping and scaling start nearly right and keep their rates. */
+ * preset's rate belongs to the published number of steps and grows with the root of what a run falls short of it (and
+ * falls with that of what it has more). Clipping and scaling start nearly right and keep theirs. */
 double sq_plan_lr(const struct sq_plan *p, enum sq_param_kind kind, int64_t steps);
 /* The schedule for a model of `layers` layers and which of its windows were chosen; *chosen [schedule->n], free both. */
 int sq_plan_windows(struct sq_schedule *s, bool **chosen, const struct sq_plan *p, int64_t layers) SQ_MUSTUSE;

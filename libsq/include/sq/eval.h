@@ -1,4 +1,4 @@
-/* sq/eval.h - perplexity of a model, and how far it is from another one (METHOD 10) */
+/* sq/eval.h - perplexity of a model, and how far it is from another one (docs/method.md 10) */
 #ifndef SQ_EVAL_H
 #define SQ_EVAL_H
 

@@ -1,4 +1,4 @@
-/* sq/params.h - learnable parameters of a layer (METHOD 3) and the fold that absorbs them (METHOD 7)
+/* sq/params.h - learnable parameters of a layer and the fold that absorbs them (docs/method.md 3, 7)
  *
  * One fold serves training, advancing and merging: fold = channel scaling, + B A / r, then rounding. */
 #ifndef SQ_PARAMS_H
@@ -9,7 +9,9 @@
 
 SQ_BEGIN_DECLS
 
+/* Where channels are scaled: the table of docs/method.md 3. */
 enum sq_place { SQ_AT_QKV, SQ_AT_FC1, SQ_AT_OUT, SQ_AT_FC2, SQ_AT_QK, SQ_PLACES };
+/* On the command line: --learn cs and --lr-alpha; lora and --lr-lora; lwc and --lr-clip. */
 enum sq_param_kind { SQ_P_ALPHA, SQ_P_LORA, SQ_P_CLIP, SQ_P_KINDS };
 
 /* One learnable array with its gradient and optimizer moments (grad, m, v NULL until sq_params_train). */
@@ -29,7 +31,8 @@ struct sq_params {
     struct sq_param **a, **b, **u, **l; /* [nlinear]: lora_A [r,K], lora_B [R,r], u, l [R,G] */
     struct sq_param *alpha[SQ_PLACES];
     int64_t rank;
-    const struct sq_ops *home; /* in whose memory the arrays lie; NULL: the process's */
+    const struct sq_ops *home; /* the device that holds the arrays, and folds; NULL: the process's memory. Never a
+                                * processor's table */
     /* private: the allocations behind the arrays, and workspace of the fold */
     float *values, *moments, *scales, *partial, *strip;
     double *sums;
@@ -38,7 +41,7 @@ struct sq_params {
     int threads; /* that strip is for */
 };
 
-/* What to create: METHOD 3's starting values. A is keyed by (seed, layer, linear). */
+/* What to create, with the starting values of docs/method.md 3. A is keyed by (seed, layer, linear). */
 struct sq_params_spec {
     bool lora, clip, scaling;
     int64_t rank;
@@ -54,7 +57,7 @@ int sq_params_load(struct sq_params *p, const struct sq_config *cfg, const struc
 /* Put them into the layer as tensors, replacing older ones. */
 int sq_params_store(struct sq_layer *l, const struct sq_params *p, const struct sq_config *cfg) SQ_MUSTUSE;
 void sq_params_release(struct sq_params *p);
-/* The same set on a device, with the values that `from` has now; and the values again, to or from there (get waits). */
+/* The same set on a device, with the values that `from` has now. get: the values that it has there, to the host's set. */
 int sq_params_mirror(struct sq_params *p, const struct sq_params *from, const struct sq_config *cfg,
                      const struct sq_ops *device) SQ_MUSTUSE;
 int sq_params_get(struct sq_params *host, const struct sq_params *p) SQ_MUSTUSE;
@@ -73,7 +76,7 @@ void sq_params_project(struct sq_params *p, const struct sq_ops *ops);
 int sq_params_search(struct sq_params *p, const struct sq_ops *ops, const struct sq_block *w,
                      const struct sq_scheme *s, const struct sq_input_stats *stats) SQ_MUSTUSE;
 
-/* to: the layer with everything absorbed (METHOD 7), and, with a scheme, every linear weight on its grid at the
+/* to: the layer with everything absorbed (docs/method.md 7), and, with a scheme, every linear weight on its grid at the
  * scheme's rate. p may be empty ({0} only where `to` is f32); to == w allowed in f32. One fold per params at a time:
  * they hold its workspace. */
 void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_scheme *s,

@@ -1,5 +1,5 @@
 /* sq/rng.h - counter-based random numbers: a number depends on its key and position only, so that
- * pieces, passes and hosts agree (DESIGN 3) */
+ * pieces, passes and hosts agree */
 #ifndef SQ_RNG_H
 #define SQ_RNG_H
 

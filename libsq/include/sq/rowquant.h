@@ -1,4 +1,4 @@
-/* sq/rowquant.h - the uniform quantizer of METHOD 1 on rows: weights per output channel or group,
+/* sq/rowquant.h - the uniform quantizer of docs/method.md 1 on rows: weights per output channel or group,
  * activations per token or per token and head. Forward, gradient, integer codes. */
 #ifndef SQ_ROWQUANT_H
 #define SQ_ROWQUANT_H
@@ -45,7 +45,7 @@ static inline bool sq_codes_multiply(int a, int b, int64_t k)
     return 2 * most <= INT16_MAX && k <= (1 << 24) / most;
 }
 
-/* Reference implementations (float32 in exactly METHOD 1's order of operations; reductions in double).
+/* Reference implementations (float32 in exactly the order of docs/method.md 1; reductions in double).
  *   z, y, dz, dy [rows, cols]; u, l, du, dl [rows, G] or NULL (no clipping: factor 1)
  *   y = z with its first covered channels on the grid; y == z allowed in the forward
  *   dz, du, dl overwritten; dz == dy allowed; du, dl NULL when u, l are. */

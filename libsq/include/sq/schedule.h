@@ -1,4 +1,4 @@
-/* sq/schedule.h - which layers are learned together, in which order (METHOD 5) */
+/* sq/schedule.h - which layers are learned together, in which order (docs/method.md 5) */
 #ifndef SQ_SCHEDULE_H
 #define SQ_SCHEDULE_H
 

@@ -12,7 +12,7 @@ SQ_BEGIN_DECLS
 /* The float model over the learning samples, layer by layer as the stream brings them. Every layer gets the tensors
  * "input_sq.qkv" [C], "input_sq.out" [H*D], "input_sq.fc1" [C] and "input_sq.fc2" [F] ([E,F] with experts), f32:
  * the mean over all tokens of the square of an input channel (of an expert: over all tokens, 0 where it was not chosen).
- * Memory: one layer, and twice samples x tokens x hidden floats. */
+ * Memory: one layer, and twice samples x tokens x hidden numbers, bf16 where products are, else f32. */
 struct sq_stats_pass;
 
 /* samples are copied; the held-out ones are not looked at. */

@@ -1,4 +1,4 @@
-/* sq/window.h - learning one window of layers (METHOD 3, 4): losses, training steps, the guard
+/* sq/window.h - learning one window of layers (docs/method.md 3, 4): losses, training steps, the guard
  *
  * Shapes: N samples of T tokens of C channels, [N,T,C], which wait in f32 or bf16; the last `heldout` samples are only
  * evaluated. */
@@ -61,9 +61,9 @@ struct sq_window_job {
     struct sq_floats xq, target;
     const double *weight; /* [N,T], from sq_loss_weights */
     int64_t samples, heldout;
-    /* training: steps take `batch` samples in this order and do not run over a multiple of `epoch` picks, so
-     * that the last batch of an epoch may be smaller. Learning rates are per sample of the nominal batch. */
-    const int64_t *order;
+    /* Training: which samples, one after the other. A step takes the next `batch` of them, or what is left of an
+     * epoch, which is `epoch` picks. Learning rates are times `batch`, in a smaller step too. */
+    const int64_t *order; /* [picks] */
     int64_t picks, epoch, batch;
     double lr[SQ_P_KINDS];
     bool recompute; /* keep the inputs of layers only: the backward makes a layer's forward again. The same bytes */

@@ -1,4 +1,4 @@
-/* STYLE 2.6: libsq allocates nothing inside operations. Address space is reserved when the backend is chosen, where a
+/* STYLE.md 2.6: libsq allocates nothing inside operations. Address space is reserved when the backend is chosen, where a
  * failure can be reported; the system supplies pages as they are touched and they are used again by the next call. */
 #include "cpu.h"
 

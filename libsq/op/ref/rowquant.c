@@ -4,10 +4,10 @@
 
 #include "../rowquant_group.h"
 
-/* Codes are defined by float32 in METHOD 1's order: divide (never times 1/s), rintf to nearest even, add the
- * zero point, clamp, and only then convert. Sums run in double over 8 interleaved partial sums, the order a
- * vector kernel can keep, so that all backends agree bit for bit (the products of two floats are exact in
- * double). */
+/* Codes are defined by float32 in the order of docs/method.md 1: divide (never times 1/s), rintf to nearest
+ * even, add the zero point, clamp, and only then convert. Sums run in double over 8 interleaved partial sums,
+ * the order a vector kernel can keep, so that all backends agree bit for bit (the products of two floats are
+ * exact in double). */
 
 enum { SMALL = 1 << 17 }; /* values that are not worth waking other threads */
 
