@@ -216,7 +216,7 @@ static struct sq_fold_args fold_of(void *const *p, const int64_t *z)
                                  .cols = z[1]};
 }
 
-/* W as f32 and W~, METHOD 3 in its order of operations */
+/* W as f32 and W~, docs/method.md 3 in its order of operations */
 static void make_flat(float *w, float *flat, const struct sq_fold_args *a)
 {
     sq_floats_get(w, (struct sq_floats){a->w_type, (void *)(uintptr_t)a->w}, a->rows * a->cols);

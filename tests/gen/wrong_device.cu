@@ -78,6 +78,11 @@ static bool replay_nothing(struct sq_gpu *, int)
     return true;
 }
 
+static bool replay_refused(struct sq_gpu *, int)
+{
+    return false;
+}
+
 static int open_none(struct sq_gpu **, int, char *why, size_t n)
 {
     strncpy(why, "none today", n);
@@ -112,6 +117,8 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
         ops.rmsnorm = gap;
     else if (strcmp(how, "version") == 0)
         device.abi++;
+    else if (strcmp(how, "unrecorded") == 0)
+        device.replay = replay_refused;
     else if (strcmp(how, "none") == 0) {
         device.count = no_devices;
         device.open = open_none;

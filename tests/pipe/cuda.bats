@@ -62,9 +62,13 @@ learn() { # learn OUT [option ...]: one window of the first layer; emulated, a s
     grep -q "info: computing on emulated sm_80" said
 }
 
-@test "cuda: the same bytes for any order of threads, cut into processes, and with a work folder" {
+@test "cuda: the same bytes for any order of threads, cut into processes, with a work folder, and without recordings" {
     calib 3 16
     learn one.sq --device cuda:0
+    SQ_WRONG=unrecorded SQ_WRONG_BASE=$SQ_CUDA_LIB SQ_CUDA_LIB=$build/gen/libsq_wrong.so run -0 --separate-stderr \
+        sq-window -i calib.sq --no-prov -s W2A16 --init minmax --windows 0-0 --order window --epochs 2 --batch 2 --backend cuda -o plain.sq
+    [[ $stderr == "sq-window: warning: this device queues every operation of every step"* ]]
+    cmp one.sq plain.sq
     sq-window -q -i calib.sq -s W2A16 --learn none --init minmax --device cuda:0 | sq-dump --prov >prov
     [[ $(tail -1 prov) == *"--device=cuda:0  # "*"backend cuda"* ]]
     SQ_EMU_SEED=5 learn other.sq --backend cuda

@@ -110,7 +110,7 @@ struct sq_device_ops {
     void (*loss)(struct sq_gpu *g, double *sum, float *dy, const float *y, const void *target, enum sq_dtype type,
                  const double *weight, int64_t tokens, int64_t hidden, double scale);
 
-    /* The pass over a linear's weights, METHOD 3 and 1 (libsq/quant/fold.c), on rows of it:
+    /* The pass over a linear's weights, docs/method.md 3 and 1 (libsq/quant/fold.c), on rows of it:
      *   W~ = W diag(c) diag(r) + (1/rank) B A, in this order of operations, then the quantizer with u, l
      * to, W [rows, cols] of their types (f32 or bf16; `to` may be W); everything has the reference's bits as rowquant
      * has. */

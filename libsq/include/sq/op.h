@@ -154,8 +154,8 @@ struct sq_ops {
     void (*bias)(float *y, const float *bias, int64_t rows, int64_t n);
     void (*bias_grad)(float *dbias, const float *dy, int64_t rows, int64_t n);
 
-    /* y[i,:] = (sign * x[i,:]) H / sqrt(n), H a Hadamard matrix of order n = 2^k m (METHOD 8): Paley's H_m, or 1, (x)
-     * H_2^k in Sylvester's order. sign [n] or NULL: ones. sq_hadamard_order(n) must be 0. For rotations; no program uses
+    /* y[i,:] = (sign * x[i,:]) H / sqrt(n), H a Hadamard matrix of order n = 2^k m (docs/method.md 8): Paley's H_m, or 1,
+     * (x) H_2^k in Sylvester's order. sign [n] or NULL: ones. sq_hadamard_order(n) must be 0. For rotations; no program uses
      * it yet. */
     void (*hadamard)(float *y, const float *x, const float *sign, int64_t rows, int64_t n);
 

@@ -1,6 +1,6 @@
 /* The pass over a linear's weights and its backward (libsq/quant/fold.c): W~ is made as it is read, never stored.
  *
- *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA on top: METHOD 3
+ *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA: docs/method.md 3
  *
  * fold: a warp a group. Bound by memory: 2 (bf16) or 4 bytes an element read and as many written, the second reading of
  * a row from L2; A (rank rows, 4 rank bytes an element) comes from L1 and L2, as the four warps of a block walk the

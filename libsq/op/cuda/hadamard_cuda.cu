@@ -1,4 +1,4 @@
-/* Rows times a normalized Hadamard matrix (METHOD 8), y = (x sign) H / sqrt(n), H = H_m (x) H_2^k:
+/* Rows times a normalized Hadamard matrix (docs/method.md 8), y = (x sign) H / sqrt(n), H = H_m (x) H_2^k:
  *
  *   tiles     H_2^j, j = min(k, 12): a block of 256 threads takes 4096 values, which are whole pieces of 2^j, through j
  *             steps of butterflies in shared memory; 8 bytes an element from and to memory, 8 j within shared memory

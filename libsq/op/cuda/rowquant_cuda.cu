@@ -1,4 +1,4 @@
-/* Row quantizers (METHOD 1): a warp a group, whether the group is 32 weights, a head's 128 or a row's 11008.
+/* Row quantizers (docs/method.md 1): a warp a group, whether the group is 32 weights, a head's 128 or a row's 11008.
  *
  *   y, dz    bound by memory: 8 bytes an element forward, 12 backward; a row of 44 kB comes from L2 the second time
  *   codes    5 bytes an element

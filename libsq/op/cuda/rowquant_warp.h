@@ -1,8 +1,8 @@
 /* rowquant_warp.h - the quantizer on one group of a row by one warp, for arrays (rowquant_cuda.cu) and for weights that
  * are made as they are read (fold_cuda.cu). Private to op/cuda.
  *
- * The formula is METHOD 1's in the reference's order of operations (op/rowquant_group.h), so codes and rounded values
- * have its bits: extremes do not depend on an order, the rest is per element. A source gives value (row, column), a
+ * The formula is that of docs/method.md 1, in the reference's order of operations (op/rowquant_group.h), so codes and
+ * rounded values have its bits: extremes do not depend on an order, the rest is per element. A source gives value (row, column), a
  * sink takes it. Values are made twice (extremes, rounding) and a third time where extremes get a share of the
  * gradient: the second time they come from the caches. */
 #ifndef SQ_ROWQUANT_WARP_H
