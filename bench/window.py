@@ -2,7 +2,7 @@
 """One training step of sq-window against its own matrix products and against PyTorch, side by side in one run.
 
     bench/window.py [--shape smollm2|llama-7b|tiny] [--batch N] [--tokens N] [--layers N] [--scheme W2A16] [--rank N]
-                    [--threads N] [--repeats N] [--peers f32,bf16] [--give-up N]
+                    [--shards N] [--threads N] [--repeats N] [--peers f32,bf16] [--give-up N]
 
 sq: the median of the epochs of a window of `layers` layers (--metrics). Ceiling: the products of that step alone, by the
 same product layer. PyTorch: the oracle (bench/oracle.py), forward, backward and AdamW, in f32 and under bf16 autocast, each
@@ -52,7 +52,7 @@ def sq_steps(work, o):
         os.unlink(metrics)
     subprocess.run([f"{BUILD}/bin/sq-window", "-q", "-i", f"{work}/calib.sq", "-o", "/dev/null", "-s", o.scheme, "--schedule",
                     f"0-{o.layers - 1}", "--gamma", "1", "--init", "minmax", "--epochs", str(o.steps + 1), "--batch", str(o.batch),
-                    "--rank", str(o.rank), "--threads", str(o.threads), "--metrics", metrics], check=True)
+                    "--rank", str(o.rank), "--shards", str(o.shards), "--threads", str(o.threads), "--metrics", metrics], check=True)
     lines = [json.loads(x) for x in open(metrics)]
     done = next(x for x in lines if x["event"] == "done")
     return [x["seconds"] for x in lines if x["event"] == "epoch"][1:], done["work"], done["peak_bytes"]
@@ -145,14 +145,14 @@ def measure(o):
                     else:
                         peak[name] = got["peak_bytes"]
     return {"bench": "window", "shape": o.shape, "scheme": o.scheme, "batch": o.batch, "tokens": o.tokens, "layers": o.layers,
-            "rank": o.rank, "threads": o.threads, "rounds": o.repeats, "seconds": {k: statistics.median(v) for k, v in times.items()},
+            "rank": o.rank, "shards": o.shards, "threads": o.threads, "rounds": o.repeats, "seconds": {k: statistics.median(v) for k, v in times.items()},
             "gave_up": gave_up, "work": work_seconds, "peak_bytes": peak}
 
 
 def row(m):
     s, peak, total = m["seconds"], m["peak_bytes"], sum(m["work"].values())
     torch_peak = [v for k, v in peak.items() if k != "sq"]
-    many = f", {m['layers']} layers" if m["layers"] > 1 else ""
+    many = (f", {m['layers']} layers" if m["layers"] > 1 else "") + (f", in {m['shards']} parts" if m["shards"] > 1 else "")
     return (f"| {m['shape']} {m['scheme']} {m['batch']}×{m['tokens']}{many} | {s['linears'] / s['sq']:.0%} | "
             f"{(s['linears'] + s['attention']) / s['sq']:.0%} | "
             + " | ".join(f"{'> ' if k in m['gave_up'] else ''}{s[k] / s['sq']:.2f} ×" if k in s else "-" for k in ("torch f32", "torch bf16"))
@@ -168,6 +168,7 @@ def options(argv=None):
     p.add_argument("--tokens", type=int, default=2048)
     p.add_argument("--layers", type=int, default=1)
     p.add_argument("--rank", type=int, default=4)
+    p.add_argument("--shards", type=int, default=1, help="sq-window --shards: the gradient of a batch in so many parts, which takes their memory")
     p.add_argument("--threads", type=int, default=os.cpu_count())
     p.add_argument("--repeats", type=int, default=5, help="rounds; the order alternates")
     p.add_argument("--steps", type=int, default=2, help="steps measured in a round, after one that warms up")

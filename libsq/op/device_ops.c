@@ -478,13 +478,15 @@ static const struct sq_ops table = {
     .kl = kl,
 };
 
+enum { TRY_SPACE = 1 << 14 };
+
 /* A product, as it is and recorded. The first one opens cuBLAS, which wants memory of its own: it fails here where it
  * cannot run, not when a window fills the device. One that cannot be recorded is no failure: nothing is, then. */
 static int try_product(float *x)
 {
     enum { N = 16 };
     const struct sq_mat m = sq_mat(x, N, false);
-    int rc = lib->space(gpu, 1 << 14);
+    int rc = lib->space(gpu, TRY_SPACE);
     op->gemm(gpu, x + N * N, N, m, m, N, N, N, false, true);
     rc = rc < 0 ? rc : lib->sync(gpu);
     if (rc < 0)
@@ -508,11 +510,11 @@ static int start(void)
     SQ_TRY(failure(lib->alloc(gpu, &x, 1 << 12)));
     lib->fill(gpu, SQ_QUEUE_WORK, x, 0, 1 << 12);
     SQ_TRY(try_product(x));
-    lib->info(gpu, &info);
-    bf16_units = info.capability >= SQ_GPU_BF16;
-    room = info.bytes > 0 ? info.free_bytes - info.later_bytes + SQ_GPU_BLAS_SPACE : INT64_MAX;
 out:
     lib->free(gpu, x);
+    lib->info(gpu, &info);
+    bf16_units = info.capability >= SQ_GPU_BF16;
+    room = info.bytes > 0 ? info.free_bytes - info.later_bytes + SQ_GPU_BLAS_SPACE + TRY_SPACE : INT64_MAX;
     return rc;
 }
 

@@ -69,10 +69,9 @@ out:
 static int first_layer(struct pass *e, struct estimate *x)
 {
     struct sq_window *w = &e->schedule.window[e->first];
-    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples);
     int rc;
     *w = (struct sq_window){.first = 0, .last = 0};
-    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1, batch, e->acts.tokens));
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1, pass_part(e), e->acts.tokens));
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(pass_advance_float(e, 1));
     const struct held *h = pass_held(e, 0);
@@ -133,12 +132,12 @@ out:
 static void print_device(struct pass *e, const struct estimate *x)
 {
     const struct held *h = pass_held(e, 0);
-    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples);
-    const int64_t all = pass_device_memory(e, h, x->widest, batch, false);
+    const int64_t part = pass_part(e);
+    const int64_t all = pass_device_memory(e, h, x->widest, part, false);
     if (!all)
         return;
     printf("%-28s %.1f MB, %.1f MB at the least", "memory on the device", (double)all / 1e6,
-           (double)pass_device_memory(e, h, x->widest, batch, true) / 1e6);
+           (double)pass_device_memory(e, h, x->widest, part, true) / 1e6);
     if (e->room < INT64_MAX)
         printf("; %.1f MB are free", (double)e->room / 1e6);
     printf(" (%s)\n", e->ops->isa);

@@ -246,8 +246,7 @@ static int write_all(struct jobs *j)
     const int64_t stop = e->schedule.window[e->stop - 1].first; /* nobody wants Xf behind it */
     int rc;
     SQ_TRY(check_windows(e));
-    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1,
-                          SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
+    SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1, pass_part(e), e->acts.tokens));
     SQ_TRY(made_of_job(&j->made, e));
     SQ_TRY(write_arguments(j));
     SQ_TRY(open_text(&j->plan, j, PLAN ".tmp"));

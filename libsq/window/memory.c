@@ -4,8 +4,8 @@
 #include "pass.h"
 #include "sq/device.h"
 
-/* Code, libraries, a piece of the embedding. */
-enum { FIXED = 32 << 20 };
+/* Code, libraries, a piece of the embedding. On a device: what is lost between a thousand or two of arrays. */
+enum { FIXED = 32 << 20, GAPS = 1 << 20 };
 
 /* Workspace of operations, at most what sq/op.h says: panels of both operands of the largest product; for every thread its
  * blocks of attention, with packed keys and values (three forms in the backward). */
@@ -51,20 +51,20 @@ static bool on_device(const struct pass *e)
 static int64_t device_workspace(const struct sq_config *c, const struct sq_ops *ops, int64_t rows)
 {
     const int64_t wide = SQ_MAX(SQ_MAX(c->ffn, c->hidden), SQ_MAX(c->heads * c->head_dim, c->experts));
-    return (ops->narrows ? 0 : 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows))) + 5 * 1024 * wide + SQ_GPU_BLAS_SPACE;
+    return (ops->narrows ? 0 : 4 * (rows * wide + wide * SQ_MAX(c->hidden, rows))) + 5 * 1024 * wide + SQ_GPU_BLAS_SPACE + GAPS;
 }
 
 /* Buffers of samples and targets on their way, as much on the device as pinned on the host. */
-static int64_t copies_bytes(const struct pass *e, int64_t batch)
+static int64_t copies_bytes(const struct pass *e, int64_t part)
 {
     const int64_t token = e->cfg.hidden * (int64_t)sq_dtype_size(e->acts.xq.type) + (int64_t)sizeof(double);
-    return on_device(e) ? sq_device_copies_bytes(batch * e->acts.tokens * token) : 0;
+    return on_device(e) ? sq_device_copies_bytes(part * e->acts.tokens * token) : 0;
 }
 
-int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t batch, bool recompute)
+int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t part, bool recompute)
 {
     const struct sq_config *c = &e->cfg;
-    const int64_t rows = batch * e->acts.tokens;
+    const int64_t rows = part * e->acts.tokens;
     int64_t weights = 4 * c->experts * c->hidden;
     if (!on_device(e))
         return 0;
@@ -74,8 +74,8 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
         weights += r * k * (int64_t)sq_dtype_size(like->w.type);
     }
     const int64_t sum = e->plan->shards > 1 ? 4 * param_floats(&like->p) : 0;
-    return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, batch, e->acts.tokens, recompute) +
-           widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + copies_bytes(e, batch) +
+    return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, part, e->acts.tokens, recompute) +
+           widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + copies_bytes(e, part) +
            device_workspace(c, e->ops, rows);
 }
 
@@ -84,22 +84,24 @@ int64_t pass_memory(const struct pass *e, const struct held *like, int64_t wides
     const struct sq_plan *p = e->plan;
     const int64_t streams = p->spill ? 0 : pass_spill_bytes(e);
     const int64_t tokens = e->acts.samples * e->acts.tokens * (int64_t)(sizeof(double) + sizeof(int32_t));
-    const int64_t batch = SQ_MIN(p->batch, e->acts.samples), rows = batch * e->acts.tokens;
-    const int64_t held = FIXED + widest * held_bytes(like, p) + streams + tokens + copies_bytes(e, batch);
+    const int64_t part = pass_part(e), rows = part * e->acts.tokens;
+    const int64_t held = FIXED + widest * held_bytes(like, p) + streams + tokens + copies_bytes(e, part);
     return on_device(e) ? held
                         : held + workspace(&e->cfg, rows, e->acts.tokens) +
-                              sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, batch, e->acts.tokens, recompute);
+                              sq_trainer_bytes(&e->cfg, e->ops, &p->scheme, widest, part, e->acts.tokens, recompute);
 }
 
 /* A window too large for the device: what would fit? */
-static int refuse_device(const struct pass *e, const struct held *like, int64_t widest, int64_t batch)
+static int refuse_device(const struct pass *e, const struct held *like, int64_t widest, int64_t part)
 {
-    const double need = (double)pass_device_memory(e, like, widest, batch, true) / 1e6, room = (double)e->room / 1e6;
-    while (batch > 0 && pass_device_memory(e, like, widest, batch, true) > e->room)
-        batch--;
-    if (batch > 0)
+    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples);
+    const double need = (double)pass_device_memory(e, like, widest, part, true) / 1e6, room = (double)e->room / 1e6;
+    while (part > 0 && pass_device_memory(e, like, widest, part, true) > e->room)
+        part--;
+    if (part > 0)
         return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; "
-                       "--batch %" PRId64 " fits", widest, need, room, batch);
+                       "--batch %" PRId64 " fits, or --shards %" PRId64,
+                       widest, need, room, part * SQ_MAX(e->plan->shards, 1), (batch + part - 1) / part);
     return sq_fail(SQ_E_NOMEM, "windows of %" PRId64 " layers need %.0f MB on the device, which has %.0f MB free; "
                    "a --schedule of narrower windows takes less", widest, need, room);
 }
@@ -107,11 +109,11 @@ static int refuse_device(const struct pass *e, const struct held *like, int64_t 
 static int choose_device(struct pass *e)
 {
     const struct held *like = pass_held(e, e->xq_at);
-    const int64_t widest = pass_widest(e), batch = SQ_MIN(e->plan->batch, e->acts.samples);
-    const int64_t all = pass_device_memory(e, like, widest, batch, false),
-                  least = pass_device_memory(e, like, widest, batch, true);
+    const int64_t widest = pass_widest(e), part = pass_part(e);
+    const int64_t all = pass_device_memory(e, like, widest, part, false),
+                  least = pass_device_memory(e, like, widest, part, true);
     if (least > e->room)
-        return refuse_device(e, like, widest, batch);
+        return refuse_device(e, like, widest, part);
     if (all <= e->room)
         return 0;
     e->recompute = true;
@@ -135,7 +137,7 @@ int pass_choose_memory(struct pass *e)
     const int64_t all = pass_memory(e, like, widest, false), least = pass_memory(e, like, widest, true);
     if (least > limit)
         return sq_fail(SQ_E_ARG,
-                       "windows of %" PRId64 " layers need %.0f MB, --memory says %.0f MB; a smaller --batch, a "
+                       "windows of %" PRId64 " layers need %.0f MB, --memory says %.0f MB; a smaller --batch, more --shards, a "
                        "--schedule of narrower windows%s takes less",
                        widest, (double)least / 1e6, (double)limit / 1e6, e->plan->spill ? "" : ", or --spill");
     e->recompute |= all > limit;

@@ -23,6 +23,12 @@ int64_t pass_widest(const struct pass *e)
     return most;
 }
 
+int64_t pass_part(const struct pass *e)
+{
+    const int64_t batch = SQ_MIN(e->plan->batch, e->acts.samples), shards = SQ_MAX(e->plan->shards, 1);
+    return (batch + shards - 1) / shards;
+}
+
 void pass_held_release(struct held *h)
 {
     sq_params_release(&h->p);
@@ -487,10 +493,9 @@ int pass_run(struct pass *e)
         return rc;
     if (!e->plan->needs_acts)
         return mark_layers(e);
-    rc = sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, pass_widest(e),
-                        SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens);
+    rc = sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, pass_widest(e), pass_part(e), e->acts.tokens);
     if (rc < 0)
-        return sq_fail_in(rc, "windows of %" PRId64 " layers, batches of %" PRId64, pass_widest(e), e->plan->batch);
+        return sq_fail_in(rc, "windows of %" PRId64 " layers, batches in parts of %" PRId64, pass_widest(e), pass_part(e));
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(run_windows(e));
 out:

@@ -72,6 +72,7 @@ int pass_on(struct pass *e) SQ_MUSTUSE;
 double pass_rate_behind(const struct pass *e);
 /* Layers of the largest chosen window. */
 int64_t pass_widest(const struct pass *e);
+int64_t pass_part(const struct pass *e); /* samples of the largest part of a batch, which a step holds at a time */
 void pass_held_release(struct held *h);
 
 /* Xq to the front of layer n; layers left behind are written. */
@@ -93,7 +94,7 @@ bool pass_is_kept(const struct pass *e);
 int64_t pass_spill_bytes(const struct pass *e); /* Xf and Xq */
 int64_t pass_memory(const struct pass *e, const struct held *like, int64_t widest, bool recompute);
 /* The same on a device; 0 where none computes. */
-int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t batch, bool recompute);
+int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_t widest, int64_t part, bool recompute);
 /* Whether windows have to be recomputed for --memory, or to fit a device; SQ_E_ARG, SQ_E_NOMEM when that does not help. A layer
  * must be held. */
 int pass_choose_memory(struct pass *e) SQ_MUSTUSE;

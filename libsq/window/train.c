@@ -565,7 +565,7 @@ int sq_window_grad(double *loss, struct sq_trainer *t, const struct sq_window_jo
     struct sq_window_job here = *job;
     float *sum = NULL;
     int rc;
-    SQ_ASSERT(n <= t->batch && job->n <= t->layers);
+    SQ_ASSERT(n <= t->batch * SQ_MAX(job->shards, 1) && job->n <= t->layers);
     SQ_TRY(train_bring(&here.member, t, job->member, job->n));
     SQ_TRY(train_init(t, &here));
     SQ_TRY(alloc_floats(&sum, t, shards_floats(job)));
@@ -634,7 +634,7 @@ int sq_window_train(struct sq_trainer *t, const struct sq_window_job *job)
 {
     struct sq_window_job here = *job;
     int rc;
-    SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch);
+    SQ_ASSERT(job->n <= t->layers && job->batch <= t->batch * SQ_MAX(job->shards, 1));
     SQ_TRY(train_bring(&here.member, t, job->member, job->n));
     SQ_TRY(train(t, &here));
     const int done = rc;

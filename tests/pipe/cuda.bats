@@ -188,11 +188,13 @@ END
     [[ $stderr == *"the backward computes forwards again"* ]]
     cmp one.sq again.sq
     SQ_EMU_BYTES=$((least - 100000)) run -1 --separate-stderr learn less.sq "${two[@]}" --work work
-    [[ $stderr == *"on the device, which has "*" MB free; --batch 1 fits" ]]
+    [[ $stderr == *"on the device, which has "*" MB free; a --schedule of narrower windows takes less" ]]
+    SQ_EMU_BYTES=$((least + 50000)) run -1 --separate-stderr learn less.sq "${two[@]}" --shards 1
+    [[ $stderr == *"on the device, which has "*" MB free; --batch 1 fits, or --shards 2" ]]
     SQ_EMU_BYTES=1000000 run -1 --separate-stderr learn less.sq "${two[@]}" --work work
     [ "$stderr" = "sq-window: error: --backend cuda cannot run: device 0: no 33554432 bytes of its memory" ]
     SQ_EMU_BYTES=35000000 run -1 --separate-stderr learn less.sq "${two[@]}" --work work
-    [[ $stderr == "sq-window: error: windows of 2 layers, batches of 2: device 0: no "*" bytes of its memory" ]]
+    [[ $stderr == "sq-window: error: windows of 2 layers, batches in parts of 1: device 0: no "*" bytes of its memory" ]]
     # what was kept stays good
     learn less.sq "${two[@]}" --work work
     cmp one.sq less.sq
