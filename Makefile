@@ -6,7 +6,7 @@ ifeq ($(CC),cc)
 CC := gcc
 endif
 comma := ,
-FLAVOUR := $(notdir $(CC))$(if $(DEV),-dev)$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(TESTING),-testing)
+FLAVOUR := $(notdir $(CC))$(if $(DEV),-dev)$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 BUILD ?= build
 B := $(BUILD)/$(FLAVOUR)
 PREFIX ?= /usr/local
@@ -27,7 +27,7 @@ OPT := $(if $(SAN),-O1 -g -fno-omit-frame-pointer,-O2 -g)
 SANITIZE := $(if $(SAN),-fsanitize=$(SAN) $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
 WARN := -Wall -Wextra $(if $(DEV),-Werror -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wwrite-strings)
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -fopenmp -ffp-contract=off -fno-math-errno -fvisibility=default $(OPT) $(WARN) \
-  $(SANITIZE) $(if $(TESTING),-DSQ_TESTING) -Ilibsq/include -I$(B) $(CONFIG_CFLAGS) $(CFLAGS)
+  $(SANITIZE) -Ilibsq/include -I$(B) $(CONFIG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
 LIBS := $(CONFIG_LIBS) -lm
 
