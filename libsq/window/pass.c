@@ -262,7 +262,7 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
         for (int64_t k = 0; k < h->p.nparam; k++)
             if (strcmp(all.param[i].name, h->p.param[k].name) == 0)
                 memcpy(all.param[i].x, h->p.param[k].x, (size_t)all.param[i].n * sizeof(float));
-    if (e->plan->init != SQ_INIT_MINMAX && !clip && !e->replay) {
+    if (e->plan->init != SQ_INIT_MINMAX && !clip && !e->all_kept) {
         if (!fresh)
             SQ_TRY(sq_fail(
                 SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
@@ -288,7 +288,7 @@ static int float_layer(struct pass *e, int64_t index)
     int rc = 0;
     if (search)
         SQ_TRY(sq_input_stats_new(&stats, &e->cfg, e->ops->host));
-    if (!e->replay) {
+    if (!e->all_kept) {
         SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
         SQ_TRY(sq_trainer_float(e->trainer, sq_floats_from(a->xf, train * a->tokens * a->hidden), a->heldout, &h->w,
                                 NULL));
@@ -317,7 +317,7 @@ static int quantized_layer(struct pass *e, struct held *h)
     const struct sq_member m = {.w = &h->w, .p = &h->p};
     struct sq_scheme s = e->plan->scheme;
     s.rate = pass_rate_behind(e);
-    if (e->replay)
+    if (e->all_kept)
         return sq_stop_check();
     return h->quantized ? sq_trainer_rounded(e->trainer, e->acts.xq, e->acts.samples, &m, &s)
                         : sq_trainer_float(e->trainer, e->acts.xq, e->acts.samples, &h->w, NULL);
@@ -455,7 +455,7 @@ static int run_windows(struct pass *e)
     int rc;
     if (e->tally->total == 0.0)
         e->tally->total = work_ahead(e);
-    e->replay = pass_is_kept(e) && !writes_cursor(e);
+    e->all_kept = pass_is_kept(e) && !writes_cursor(e);
     if (e->waiting)
         SQ_TRY(resume(e));
     if (e->made)
