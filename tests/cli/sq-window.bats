@@ -45,6 +45,36 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     [ "$output" = $'0-1\n2-3\n4-4' ]
 }
 
+@test "window: --config reads all of its file, or says why not" {
+    plan=(sq-window --plan --layers 1024)
+    windows=$(seq -s, 0 1023 | sed 's/[0-9]*/&-&/g')
+    printf '# of one line that is long\nschedule=%s\n  windows 3-4  # these\n' "$windows" >c
+    [ "$(wc -c <c)" -gt 8000 ]
+    run -0 "${plan[@]}" --config c
+    [ "$output" = $'3-3\n4-4' ]
+    printf 'windows=7' >d
+    run -0 "${plan[@]}" --config c --config=d
+    [ "$output" = 7-7 ]
+    mkdir folder
+    run -2 --separate-stderr "${plan[@]}" --config folder
+    [ "${stderr_lines[0]}" = "sq-window: error: cannot read 'folder': Is a directory" ]
+    run -2 --separate-stderr "${plan[@]}" --config none
+    [ "${stderr_lines[0]}" = "sq-window: error: cannot read 'none': No such file or directory" ]
+    (echo && head -c 300000 /dev/zero | tr '\0' x) >bad
+    run -2 --separate-stderr "${plan[@]}" --config bad
+    [ "${stderr_lines[0]}" = "sq-window: error: bad:2: a line of more than 262142 bytes, or with a zero byte" ]
+    printf 'seed\0=1\nthreads=1\n' >bad
+    run -2 --separate-stderr "${plan[@]}" --config bad
+    [[ ${stderr_lines[0]} == "sq-window: error: bad:1: a line of more than "*" or with a zero byte" ]]
+    printf 'seed=1\nmetrics=\xff\n' >bad
+    run -2 --separate-stderr "${plan[@]}" --config bad
+    [ "${stderr_lines[0]}" = "sq-window: error: bad:2: what 'metrics' is set to is not UTF-8" ]
+    for fault in open:0 read:0 read:1 alloc:0; do
+        SQ_FAULT=$fault run -2 --separate-stderr "${plan[@]}" --config c
+        [[ ${stderr_lines[0]} == "sq-window: error: cannot read 'c': "* || $fault == alloc:0 ]]
+    done
+}
+
 @test "window: a short model is refused with values that fit" {
     run -1 --separate-stderr sq-window --plan --layers 6
     [[ $stderr == *"6 layers are fewer than the 4 shallow and 4 deep"*"slider:2,3,2,1"* ]]
