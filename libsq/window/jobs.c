@@ -5,6 +5,7 @@
  * layer, in which Xq is Xf, and the layers. */
 #include <dirent.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include "sq/fault.h"
 #include "sq/json.h"
 #include "sq/stop.h"
+#include "sq/temp.h"
 
 /* Options that say where and how fast, not what. */
 static bool decides_bytes(const char *given)
@@ -64,12 +66,13 @@ out:
 /* ---- writing them ---- */
 
 #define PLAN "plan.tsv"
+#define ARGUMENTS "arguments"
 
 struct jobs {
     struct pass *e;
     const char *dir;
     json_t *made;
-    FILE *plan;
+    struct sq_temp plan, arguments;
     struct sq_stream *out; /* of the window at hand */
 };
 
@@ -80,36 +83,27 @@ static int path_of(char *path, size_t size, const struct jobs *j, const char *na
     return 0;
 }
 
-static int open_text(FILE **f, const struct jobs *j, const char *name)
+static int open_text(struct sq_temp *t, const struct jobs *j, const char *name)
 {
-    char path[4096];
+    char path[SQ_TEMP_TARGET];
     const int rc = path_of(path, sizeof path, j, name);
-    if (rc < 0)
-        return rc;
-    *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "w");
-    return *f ? 0 : sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno));
+    return rc < 0 ? rc : sq_temp_file(t, path);
 }
 
-static int close_text(FILE **f, const struct jobs *j, const char *name)
+SQ_PRINTF(2, 3) static int put_text(const struct sq_temp *t, const char *fmt, ...)
 {
-    const bool bad = ferror(*f) || sq_fault(SQ_FAULT_WRITE) || fflush(*f) || sq_fault(SQ_FAULT_SYNC) || fsync(fileno(*f));
-    const int rc = fclose(*f);
-    *f = NULL;
-    return bad || rc ? sq_fail(SQ_E_IO, "cannot write '%s/%s': %s", j->dir, name, strerror(errno)) : 0;
+    va_list ap;
+    va_start(ap, fmt);
+    const int n = sq_fault(SQ_FAULT_WRITE) ? -1 : vdprintf(t->fd, fmt, ap);
+    va_end(ap);
+    return n < 0 ? sq_fail(SQ_E_IO, "cannot write '%s': %s", t->target, strerror(errno)) : 0;
 }
 
-/* The plan appears when all its jobs are there. */
-static int publish_plan(struct jobs *j)
+static int finish_text(struct sq_temp *t)
 {
-    char temp[4096], path[4096];
-    int rc;
-    SQ_TRY(close_text(&j->plan, j, PLAN ".tmp"));
-    SQ_TRY(path_of(temp, sizeof temp, j, PLAN ".tmp"));
-    SQ_TRY(path_of(path, sizeof path, j, PLAN));
-    if (sq_fault(SQ_FAULT_RENAME) || rename(temp, path) < 0)
-        SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno)));
-out:
-    return rc;
+    if (sq_fault(SQ_FAULT_SYNC) || fsync(t->fd) < 0)
+        return sq_fail(SQ_E_IO, "cannot write '%s': %s", t->target, strerror(errno));
+    return sq_temp_finish(t);
 }
 
 /* Results of other jobs must not be taken for those of new ones. */
@@ -128,19 +122,19 @@ static int make_folder(struct jobs *j)
 }
 
 /* "name=value", as --config reads them */
-static int write_arguments(const struct jobs *j)
+static int write_arguments(struct jobs *j)
 {
     const json_t *given = j->e->app->given;
-    FILE *f;
-    int rc = open_text(&f, j, "arguments");
-    if (rc < 0)
-        return rc;
+    int rc;
+    SQ_TRY(open_text(&j->arguments, j, ARGUMENTS));
     for (size_t i = 0; i < json_array_size(given); i++) {
         const char *text = json_string_value(json_array_get(given, i)) + strlen("--");
         if (decides_bytes(text))
-            fprintf(f, "%s\n", text);
+            SQ_TRY(put_text(&j->arguments, "%s\n", text));
     }
-    return close_text(&f, j, "arguments");
+    SQ_TRY(finish_text(&j->arguments));
+out:
+    return rc;
 }
 
 static int write_job(struct sq_stream *out, const struct sq_window *w, const json_t *made)
@@ -185,9 +179,11 @@ out:
 static int end_job(struct jobs *j, const struct sq_window *w)
 {
     char id[ID];
+    const int rc = sq_stream_finish(&j->out);
     id_of(id, w);
-    fprintf(j->plan, "%s\t%s.sq\tsq-window --config arguments --job %s.sq -o %s.out\t%s.out\n", id, id, id, id, id);
-    return sq_stream_finish(&j->out);
+    return rc < 0 ? rc
+                  : put_text(&j->plan, "%s\t%s.sq\tsq-window --config arguments --job %s.sq -o %s.out\t%s.out\n",
+                             id, id, id, id, id);
 }
 
 /* Layer i: into the job that it belongs to; Xf through it, if a later window wants that. */
@@ -250,7 +246,7 @@ static int write_all(struct jobs *j)
                           SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
     SQ_TRY(made_of_job(&j->made, e));
     SQ_TRY(write_arguments(j));
-    SQ_TRY(open_text(&j->plan, j, PLAN ".tmp"));
+    SQ_TRY(open_text(&j->plan, j, PLAN));
     for (int64_t i = 0; i < e->cfg.layers; i++) {
         SQ_TRY(one_layer(j, i, window_of(e, i), i < stop));
         SQ_TRY(sq_stop_check());
@@ -258,7 +254,7 @@ static int write_all(struct jobs *j)
     while ((rc = sq_stream_next(e->in, &e->rec)) > 0)
         ;
     if (rc == 0)
-        rc = publish_plan(j);
+        rc = finish_text(&j->plan); /* it appears when all its jobs are there */
 out:
     return rc;
 }
@@ -280,8 +276,8 @@ int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app 
     if (rc == 0)
         rc = write_all(&j);
     sq_stream_abort(&j.out, rc);
-    if (j.plan)
-        fclose(j.plan);
+    sq_temp_remove(&j.plan);
+    sq_temp_remove(&j.arguments);
     json_decref(j.made);
     pass_release(&e);
     return rc;
