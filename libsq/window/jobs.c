@@ -106,19 +106,53 @@ static int finish_text(struct sq_temp *t)
     return sq_temp_finish(t);
 }
 
-/* Results of other jobs must not be taken for those of new ones. */
-static int make_folder(struct jobs *j)
+/* Options, a job, or the beginning of one: what a run that was stopped has left, as the plan comes last. */
+static bool is_leftover(const char *name)
 {
-    bool empty = true;
-    if (sq_fault(SQ_FAULT_OPEN) || (mkdir(j->dir, 0777) < 0 && errno != EEXIST))
-        return sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno));
+    const char *temp = strstr(name, ".sq-tmp-");
+    const size_t n = temp ? (size_t)(temp - name) : strlen(name);
+    int end = 0;
+    (void)sscanf(name, "%*4[0-9]-%*4[0-9].sq%n", &end);
+    return (end > 0 && (size_t)end == n) || (n == strlen(ARGUMENTS) && strncmp(name, ARGUMENTS, n) == 0);
+}
+
+/* One of the folder's files that is not the plan at hand: results of other jobs must not be taken for those of new ones. */
+static int look_at(const struct jobs *j, int folder, const char *name, bool clear)
+{
+    static const char other[] = PLAN ".sq-tmp-";
+    if (strncmp(name, other, strlen(other)) == 0)
+        return sq_fail(SQ_E_ARG, "another program writes jobs into '%s': wait for it, or remove '%s'", j->dir, name);
+    if (!is_leftover(name))
+        return sq_fail(SQ_E_ARG, "'%s' is not empty, it has '%s': run the jobs in it, or name another folder", j->dir, name);
+    if (clear && unlinkat(folder, name, 0) < 0)
+        return sq_fail(SQ_E_IO, "cannot remove '%s/%s': %s", j->dir, name, strerror(errno));
+    return 0;
+}
+
+static int look_through(const struct jobs *j, bool clear)
+{
+    const char *own = strrchr(j->plan.path, '/') + 1;
+    int rc = 0;
     DIR *d = sq_fault(SQ_FAULT_OPEN) ? NULL : opendir(j->dir);
     if (!d)
         return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", j->dir, strerror(errno));
-    for (const struct dirent *e; (e = readdir(d));)
-        empty &= strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
+    for (const struct dirent *e; rc == 0 && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, own) != 0)
+            rc = look_at(j, dirfd(d), e->d_name, clear);
     closedir(d);
-    return empty ? 0 : sq_fail(SQ_E_ARG, "'%s' is not empty: run the jobs in it, or name another folder", j->dir);
+    return rc;
+}
+
+/* The plan, which appears when all its jobs are there, is what two programs cannot both write. */
+static int make_folder(struct jobs *j)
+{
+    int rc;
+    if (sq_fault(SQ_FAULT_OPEN) || (mkdir(j->dir, 0777) < 0 && errno != EEXIST))
+        return sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno));
+    SQ_TRY(open_text(&j->plan, j, PLAN));
+    SQ_TRY(look_through(j, false));
+out:
+    return rc;
 }
 
 /* "name=value", as --config reads them */
@@ -245,8 +279,8 @@ static int write_all(struct jobs *j)
     SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1,
                           SQ_MIN(e->plan->batch, e->acts.samples), e->acts.tokens));
     SQ_TRY(made_of_job(&j->made, e));
+    SQ_TRY(look_through(j, true));
     SQ_TRY(write_arguments(j));
-    SQ_TRY(open_text(&j->plan, j, PLAN));
     for (int64_t i = 0; i < e->cfg.layers; i++) {
         SQ_TRY(one_layer(j, i, window_of(e, i), i < stop));
         SQ_TRY(sq_stop_check());
@@ -254,7 +288,7 @@ static int write_all(struct jobs *j)
     while ((rc = sq_stream_next(e->in, &e->rec)) > 0)
         ;
     if (rc == 0)
-        rc = finish_text(&j->plan); /* it appears when all its jobs are there */
+        rc = finish_text(&j->plan);
 out:
     return rc;
 }
