@@ -141,6 +141,12 @@ PY
     [[ $output == *"nothing written"*"q2_k"*"4.0834 in the whole file"* ]]
     run -0 sq-pack --dry-run -f hf -i in.sq -o out
     run -0 sq-pack --dry-run -f sq -i in.sq -o out.sq
+    mkfifo fifo
+    for out in tcp://127.0.0.1:1 ipc://nobody - fd:1 fifo /dev/null; do
+        run -0 sq-pack --dry-run -f sq -i in.sq -o $out
+        [ -z "$output" ]
+    done
+    rm fifo
     [ "$(ls)" = in.sq ]
 }
 
