@@ -35,7 +35,7 @@ static void open_standard_fds(void)
 
 static void usage_error(const char *prog)
 {
-    fprintf(stderr, "%s: error: %s\n", prog, sq_errmsg());
+    sq_log(SQ_ERROR, "%s", sq_errmsg());
     fprintf(stderr, "usage: %s --help\n", prog);
     exit(2);
 }
