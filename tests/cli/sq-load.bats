@@ -91,6 +91,8 @@ refused() { # refused 'TEXT' ARGS...: status 1, one line on stderr with the text
     refused "architecture 'FooForCausalLM' is not supported" m
     rm -r m && cp -r good m && sed -i 's/"silu"/"relu"/' m/config.json
     refused "activation 'relu' is not supported" m
+    rm -r m && cp -r good m && ln -s nowhere m/chat_template.jinja
+    refused "cannot read 'm/chat_template.jinja': No such file or directory" m
     rm -r m && cp -r good m && rm m/config.json && mkdir m/config.json
     refused "cannot read 'm/config.json': not a regular file" m
     rmdir m/config.json && mkfifo m/config.json
