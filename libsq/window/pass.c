@@ -165,6 +165,8 @@ static int take_cursor(struct pass *e)
         return use_cursor(e);
     if (!cursor_is_announcement(e->rec.head) || !e->plan->needs_acts || e->plan->no_cursor || !e->acts.ids)
         return 0;
+    if (e->acts.embedded)
+        return sq_fail(SQ_E_FORMAT, "a cursor is announced behind the embedding; use --no-cursor to start from the tokens");
     const struct sq_window *w = &e->schedule.window[e->first];
     s.rate = pass_rate_behind(e);
     const int rc = cursor_matches(&e->offer, e->rec.head, &e->acts, e->ops, &s, w->first, w->last);
