@@ -303,9 +303,24 @@ out:
     return rc;
 }
 
+/* A layer that Xf had left in front of the cursor: it was learned, though perhaps not all that is learned here. */
+static int left_layer(struct pass *e, int64_t index)
+{
+    const int rc = pass_need(e, index);
+    if (rc < 0 || !covered(e, index))
+        return rc;
+    struct held *h = pass_held(e, index);
+    if (h->p.nparam == 0)
+        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " behind the cursor has not learned what its activations say; use "
+                       "--no-cursor to start from the tokens", index);
+    return extend(e, h, index, NULL);
+}
+
 int pass_advance_float(struct pass *e, int64_t n)
 {
     int rc = 0;
+    while (rc == 0 && e->read < SQ_MIN(n, e->xf_at))
+        rc = left_layer(e, e->read);
     while (rc == 0 && e->xf_at < n) {
         rc = pass_need(e, e->xf_at);
         if (rc == 0)

@@ -95,6 +95,31 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     grep '"event":"window"' m.json | grep '"heldout_exit"' | grep -q '"fallbacks":0'
 }
 
+@test "window: cut behind any window, the pieces give the bytes of one process" {
+    tiny_stream 5 6 8 2 >in.sq
+    while read -r schedule last; do
+        one="$args --schedule $schedule --rate 1"
+        sq-window $one -i in.sq -o whole.sq
+        for ((k = 0; k < last; k++)); do
+            sq-window $one --windows 0-$k -i in.sq -o a.sq
+            sq-window $one --windows $((k + 1))-$last -i a.sq -o b.sq
+            cmp <(sq-dump --digest b.sq) <(sq-dump --digest whole.sq)
+        done
+    done <<'END'
+slider:2,3 5
+slider:3,1,2 5
+0-1,1-4,2-4,4-4 3
+END
+}
+
+@test "window: a piece that learns more than the one before gives the same from its cursor and from the tokens" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --rate 1 --learn lwc --windows 0-2 -i in.sq -o a.sq
+    sq-window $args --rate 1 --learn lora,lwc --windows 3-5 -i a.sq -o b.sq
+    sq-window $args --rate 1 --learn lora,lwc --windows 3-5 --no-cursor -i a.sq -o c.sq
+    cmp <(sq-dump --digest b.sq) <(sq-dump --digest c.sq)
+}
+
 @test "window: LoRA's rate grows in a short run of the default preset, not in the published one" {
     tiny_stream 5 6 8 2 >in.sq
     digest() { sq-window -s W2A16 --schedule layer --epochs 2 --threads 1 -i in.sq "$@" | sq-dump --digest; }

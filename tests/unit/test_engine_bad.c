@@ -237,6 +237,14 @@ EDIT(cursor_backward)
     return KEEP;
 }
 
+EDIT(cursor_forward)
+{
+    UNUSED;
+    if (is(head, "cursor"))
+        set_int(head, "float_layer", 3);
+    return KEEP;
+}
+
 EDIT(cursor_backend)
 {
     UNUSED;
@@ -274,6 +282,7 @@ static const struct lie LIES[] = {
     {true, cursor_moved, "--no-cursor"},
     {true, cursor_rate, "'rate'"},
     {true, cursor_backward, "'float_layer'"},
+    {true, cursor_forward, "layer 2 behind the cursor has not learned what its activations say"},
     {true, cursor_backend, "'cuda sm_90 bf16'"},
 };
 
