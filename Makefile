@@ -1,4 +1,4 @@
-# sq - one non-recursive Makefile. Knobs: CC=gcc|clang DEV=1 SAN=address,undefined|thread V=1 HAVE_BLIS=0 HAVE_NVCC=0 CUDA_ARCHS="80 90" ...
+# sq - one non-recursive Makefile. Knobs: CC=gcc|clang DEV=1 SAN=address,undefined|thread V=1 HAVE_BLIS=0 HAVE_CXX=0 HAVE_NVCC=0 CUDA_ARCHS="80 90" ...
 # Targets: all check check-long fuzz bench hdr-check install clean
 
 CC ?= gcc
@@ -6,7 +6,7 @@ ifeq ($(CC),cc)
 CC := gcc
 endif
 comma := ,
-FLAVOUR := $(notdir $(CC))$(if $(DEV),-dev)$(if $(SAN),-$(subst $(comma),-,$(SAN)))$(if $(TESTING),-testing)
+FLAVOUR := $(notdir $(CC))$(if $(DEV),-dev)$(if $(SAN),-$(subst $(comma),-,$(SAN)))
 BUILD ?= build
 B := $(BUILD)/$(FLAVOUR)
 PREFIX ?= /usr/local
@@ -18,7 +18,8 @@ Q := $(if $(V),,@)
 
 # ---- what this machine has: compiled and linked, printed once ----
 $(B)/config.mk: mk/probe.sh
-	$(Q)CC="$(CC)" HAVE_BLIS="$(HAVE_BLIS)" HAVE_ONEDNN="$(HAVE_ONEDNN)" HAVE_ZMQ="$(HAVE_ZMQ)" HAVE_NVCC="$(HAVE_NVCC)" sh mk/probe.sh $(B)
+	$(Q)CC="$(CC)" CXX="$(CXX_ALL)" HAVE_BLIS="$(HAVE_BLIS)" HAVE_ONEDNN="$(HAVE_ONEDNN)" HAVE_ZMQ="$(HAVE_ZMQ)" \
+	  HAVE_CXX="$(HAVE_CXX)" HAVE_NVCC="$(HAVE_NVCC)" sh mk/probe.sh $(B)
 ifneq ($(MAKECMDGOALS),clean)
 include $(B)/config.mk
 endif
@@ -27,7 +28,7 @@ OPT := $(if $(SAN),-O1 -g -fno-omit-frame-pointer,-O2 -g)
 SANITIZE := $(if $(SAN),-fsanitize=$(SAN) $(if $(findstring undefined,$(SAN)),-fno-sanitize-recover=undefined))
 WARN := -Wall -Wextra $(if $(DEV),-Werror -Wpedantic -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-prototypes -Wvla -Wwrite-strings)
 CFLAGS_ALL := -std=c17 -D_GNU_SOURCE -fopenmp -ffp-contract=off -fno-math-errno -fvisibility=default $(OPT) $(WARN) \
-  $(SANITIZE) $(if $(TESTING),-DSQ_TESTING) -Ilibsq/include -I$(B) $(CONFIG_CFLAGS) $(CFLAGS)
+  $(SANITIZE) -Ilibsq/include -I$(B) $(CONFIG_CFLAGS) $(CFLAGS)
 LDFLAGS_ALL := -fopenmp $(SANITIZE) $(LDFLAGS)
 LIBS := $(CONFIG_LIBS) -lm
 
@@ -53,7 +54,7 @@ $(B)/obj/libsq/op/cpu/%_avx512.o: CFLAGS_ALL += $(if $(SAN),,-O3) -mavx512f -mav
 $(B)/obj/libsq/op/%.o $(B)/obj/libsq/quant/fold.o $(B)/obj/libsq/quant/fold_grad.o $(B)/obj/libsq/tensor/dtype.o: CFLAGS_ALL += $(if $(SAN),,-O3)
 $(B)/obj/libsq/op/cpu/%.o $(B)/obj/tests/ops/%_avx2.o: CFLAGS_ALL += -Wno-psabi
 
-all: $(PROGS) $(LESSONS) $(if $(NVCC),$(B)/lib/sq/libsq_cuda.so)
+all: $(PROGS) $(LESSONS) $(if $(EMULATES),$(B)/lib/sq/libsq_emu.so) $(if $(NVCC),$(B)/lib/sq/libsq_cuda.so)
 	$(Q)mkdir -p $(BUILD) && ln -sfn $(FLAVOUR)/bin $(BUILD)/bin
 
 $(B)/obj/%.o: %.c $(B)/config.mk
@@ -212,6 +213,7 @@ install: all man
 	install -m 755 $(PROGS) $(DESTDIR)$(PREFIX)/bin
 	install -m 644 libsq/include/sq/*.h $(DESTDIR)$(PREFIX)/include/sq
 	install -m 644 $(LIB) $(DESTDIR)$(PREFIX)/lib
+	$(if $(EMULATES),install -d $(DESTDIR)$(PREFIX)/lib/sq && install -m 755 $(B)/lib/sq/libsq_emu.so $(DESTDIR)$(PREFIX)/lib/sq)
 	$(if $(NVCC),install -d $(DESTDIR)$(PREFIX)/lib/sq && install -m 755 $(CUDA)/libsq_cuda.so $(DESTDIR)$(PREFIX)/lib/sq)
 	install -m 755 $(filter-out pipelines/demo.sh,$(wildcard pipelines/*.sh)) $(DESTDIR)$(PREFIX)/share/sq/pipelines
 	install -m 755 $(wildcard pipelines/slurm/*.sh) $(DESTDIR)$(PREFIX)/share/sq/pipelines/slurm

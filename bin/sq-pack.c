@@ -29,6 +29,13 @@ static int choose_format(int *format, const char *out)
     return 0;
 }
 
+/* What gets its name when it is complete: a FIFO, a device or a peer takes the stream as it comes. */
+static bool needs_room(const char *out)
+{
+    struct stat st;
+    return sq_stream_is_path(out) && (stat(out, &st) < 0 || S_ISREG(st.st_mode) || S_ISDIR(st.st_mode));
+}
+
 /* dry_run: read, and look whether there is room */
 static int copy_stream(const struct sq_app *app, bool dry_run)
 {
@@ -46,7 +53,7 @@ static int copy_stream(const struct sq_app *app, bool dry_run)
             SQ_TRY(sq_stream_copy(out, in, &rec));
     if (rc < 0)
         goto out;
-    if (dry_run)
+    if (dry_run && needs_room(app->out))
         SQ_TRY(sq_pack_room(app->out, false, sq_stream_bytes(in)));
     SQ_TRY(sq_stream_finish(&in));
     if (out)

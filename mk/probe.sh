@@ -55,6 +55,12 @@ int main(void) { int a, b, c; zmq_version(&a, &b, &c); return a < 4; }'; then
     zmq=yes libs="$libs -lzmq"
 fi
 
+emulates=
+if [ "${HAVE_CXX:-}" != 0 ] && echo 'int f() { return 0; }' >"$tmp/t.cpp" &&
+    ${CXX:-g++} -std=c++20 -fopenmp -fPIC -shared "$tmp/t.cpp" -o "$tmp/t.so" 2>"$tmp/err"; then
+    emulates=yes
+fi
+
 nvcc=
 if [ "${HAVE_NVCC:-}" != 0 ]; then
     nvcc=$(command -v nvcc || command -v /usr/local/cuda/bin/nvcc || true)
@@ -71,7 +77,9 @@ yes01() { [ "$1" = yes ] && echo 1 || echo 0; }
 {
     echo "CONFIG_CFLAGS :=$cflags"
     echo "CONFIG_LIBS := $libs"
+    echo "EMULATES := $emulates"
     echo "NVCC := $nvcc"
 } >"$dir/config.mk"
-echo "sq: $cc; blis $blis, onednn $onednn, zmq $zmq, nvcc ${nvcc:-no}" >&2
+echo "sq: $cc; blis $blis, onednn $onednn, zmq $zmq, emulator ${emulates:-no}, nvcc ${nvcc:-no}" >&2
+[ -n "$emulates" ] || echo "sq: libsq_emu.so skipped: no compiler for C++20" >&2
 [ -n "$nvcc" ] || echo "sq: libsq_cuda.so skipped: no nvcc" >&2

@@ -35,7 +35,7 @@ static void open_standard_fds(void)
 
 static void usage_error(const char *prog)
 {
-    fprintf(stderr, "%s: error: %s\n", prog, sq_errmsg());
+    sq_log(SQ_ERROR, "%s", sq_errmsg());
     fprintf(stderr, "usage: %s --help\n", prog);
     exit(2);
 }
@@ -63,13 +63,13 @@ static void print_man(const char *prog, const char *synopsis, const struct sq_op
 /* --config first, wherever it stands, so that the command line overrides the file */
 static int apply_config(const struct sq_opt_table *t, json_t *given, int argc, char **argv)
 {
-    for (int i = 1; i < argc; i++) {
+    int rc = 0;
+    for (int i = 1; rc == 0 && i < argc; i++) {
         const char *path = strncmp(argv[i], "--config=", 9) == 0 ? argv[i] + 9
                            : strcmp(argv[i], "--config") == 0 && i + 1 < argc ? argv[i + 1] : NULL;
-        if (path)
-            return sq_opt_config(t, given, path);
+        rc = path ? sq_opt_config(t, given, path) : 0;
     }
-    return 0;
+    return rc;
 }
 
 void sq_app_init(struct sq_app *app, const char *prog, const char *synopsis, const char *about,

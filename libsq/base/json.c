@@ -2,11 +2,11 @@
 
 #include <errno.h>
 #include <math.h>
-#include <stdio.h>
 #include <string.h>
-#include <sys/stat.h>
+#include <unistd.h>
 
 #include "sq/fault.h"
+#include "sq/file.h"
 
 enum { FILE_LIMIT = 256 << 20 };
 
@@ -68,32 +68,36 @@ int sq_json_parse(json_t **out, const char *text, size_t n, const char *what)
     return rc;
 }
 
+static int read_all(char *text, int64_t n, int fd, const char *path)
+{
+    for (int64_t at = 0; at < n;) {
+        const ssize_t got = sq_fault(SQ_FAULT_READ) ? -1 : read(fd, text + at, (size_t)(n - at));
+        if (got < 0 && errno == EINTR)
+            continue;
+        if (got <= 0)
+            return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, got < 0 ? strerror(errno) : "it became shorter");
+        at += got;
+    }
+    return 0;
+}
+
 int sq_json_load(json_t **out, const char *path)
 {
     char *text = NULL;
-    struct stat st;
-    int rc = 0;
+    int64_t size;
+    int fd, rc;
 
     *out = NULL;
-    FILE *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "rb");
-    if (!f || fstat(fileno(f), &st) < 0 || !S_ISREG(st.st_mode)) {
-        rc = sq_fail(SQ_E_IO, "cannot read '%s': %s", path, f && !errno ? "not a file" : strerror(errno));
-        goto out;
-    }
-    if (st.st_size > FILE_LIMIT) {
-        rc = sq_fail(SQ_E_FORMAT, "'%s' has %lld bytes, more than JSON files may have", path, (long long)st.st_size);
-        goto out;
-    }
-    SQ_TRY(sq_alloc(&text, st.st_size + 1));
-    if (sq_fault(SQ_FAULT_READ) || fread(text, 1, (size_t)st.st_size, f) != (size_t)st.st_size) {
-        rc = sq_fail(SQ_E_IO, "cannot read '%s'", path);
-        goto out;
-    }
-    SQ_TRY(sq_json_parse(out, text, (size_t)st.st_size, path));
+    SQ_TRY(sq_file_open(&fd, &size, path));
+    if (size > FILE_LIMIT)
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "'%s' has %" PRId64 " bytes, more than JSON files may have", path, size));
+    SQ_TRY(sq_alloc(&text, size + 1));
+    SQ_TRY(read_all(text, size, fd, path));
+    SQ_TRY(sq_json_parse(out, text, (size_t)size, path));
 out:
     sq_free(text);
-    if (f)
-        fclose(f);
+    if (fd >= 0)
+        close(fd);
     return rc;
 }
 

@@ -19,6 +19,14 @@ enum sq_level sq_log_level(void)
     return limit;
 }
 
+/* Names come from files and streams: in a line of ours they begin no other one and speak to no terminal. */
+static void make_plain(char *text)
+{
+    for (; *text; text++)
+        if ((unsigned char)*text < ' ' || *text == 0x7f)
+            *text = '?';
+}
+
 void sq_log(enum sq_level level, const char *fmt, ...)
 {
     static const char *const word[] = {"error", "warning", "info", "debug"};
@@ -30,6 +38,7 @@ void sq_log(enum sq_level level, const char *fmt, ...)
     va_start(ap, fmt);
     vsnprintf(line + n, sizeof line - (size_t)n, fmt, ap);
     va_end(ap);
+    make_plain(line);
     fprintf(stderr, "%s\n", line);
 }
 

@@ -6,6 +6,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "sq/fault.h"
+
 /* getopt_long's values for long options start above every character */
 enum { LONG_BASE = 256 };
 
@@ -103,9 +105,9 @@ int sq_opt_set(const struct sq_opt *row, const char *text)
     return sq_fail(SQ_E_ARG, "no such option");
 }
 
-static void note(json_t *given, const struct sq_opt *row, const char *text)
+static int note(json_t *given, const struct sq_opt *row, const char *text)
 {
-    json_array_append_new(given, text ? json_sprintf("--%s=%s", row->name, text) : json_sprintf("--%s", row->name));
+    return json_array_append_new(given, text ? json_sprintf("--%s=%s", row->name, text) : json_sprintf("--%s", row->name));
 }
 
 static int row_of(const struct sq_opt_table *t, int value)
@@ -159,7 +161,8 @@ int sq_opt_parse(const struct sq_opt_table *t, json_t *given, char **arg, int *n
         const int i = row_of(t, c);
         if (i < 0 || (c >= LONG_BASE && !whole_name(t, token)))
             return sq_fail(SQ_E_ARG, "unknown option '%s'; --help lists them", token);
-        note(given, &t->row[i], t->row[i].kind == SQ_OPT_FLAG_ ? NULL : optarg);
+        /* provenance does without what is not UTF-8, as the name of a file may be */
+        (void)note(given, &t->row[i], t->row[i].kind == SQ_OPT_FLAG_ ? NULL : optarg);
         const int rc = sq_opt_set(&t->row[i], optarg);
         if (rc < 0)
             return rc;
@@ -187,28 +190,46 @@ static int config_line(const struct sq_opt_table *t, json_t *given, char *line)
     for (int i = 0; i < t->n; i++) {
         if (strcmp(t->row[i].name, p) != 0)
             continue;
-        note(given, &t->row[i], *value ? value : NULL);
+        if (note(given, &t->row[i], *value ? value : NULL) < 0)
+            return sq_fail(SQ_E_ARG, "what '%s' is set to is not UTF-8", p);
         /* option values borrow their text for the life of the process */
         const char *kept = json_string_value(json_array_get(given, json_array_size(given) - 1));
-        if (!kept)
-            return sq_fail(SQ_E_NOMEM, "no memory for an option");
         return sq_opt_set(&t->row[i], *value ? kept + strlen("--=") + strlen(p) : NULL);
     }
     return sq_fail(SQ_E_ARG, "unknown option '%s'", p);
 }
 
+/* Room for a name and a value of a command line, whose words have at most 128 KiB. */
+enum { CONFIG_LINE = 1 << 18 };
+
+/* 1, or 0 at the end of the file. */
+static int next_line(char *line, FILE *f, const char *path, int n)
+{
+    const char *got = NULL;
+    if (sq_fault(SQ_FAULT_READ) || (!(got = fgets(line, CONFIG_LINE, f)) && ferror(f)))
+        return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
+    if (got && !strchr(line, '\n') && !feof(f))
+        return sq_fail(SQ_E_ARG, "%s:%d: a line of more than %d bytes, or with a zero byte", path, n, CONFIG_LINE - 2);
+    return got != NULL;
+}
+
 int sq_opt_config(const struct sq_opt_table *t, json_t *given, const char *path)
 {
-    char line[4096];
-    int rc = 0;
-    FILE *f = fopen(path, "r");
+    char *line = NULL;
+    int rc;
+    FILE *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "r");
     if (!f)
         return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
-    for (int n = 1; rc == 0 && fgets(line, sizeof line, f); n++) {
+    SQ_TRY(sq_alloc(&line, CONFIG_LINE));
+    for (int n = 1; (rc = next_line(line, f, path, n)) > 0; n++) {
         rc = config_line(t, given, line);
-        if (rc < 0)
+        if (rc < 0) {
             sq_fail_in(rc, "%s:%d", path, n);
+            goto out;
+        }
     }
+out:
+    sq_free(line);
     fclose(f);
     return rc;
 }

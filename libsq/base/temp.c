@@ -3,7 +3,9 @@
 #include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/file.h>
 #include <sys/stat.h>
@@ -90,13 +92,30 @@ static bool keep(int fd, const char *path)
     return fstat(fd, &mine) < 0 || (stat(path, &there) == 0 && mine.st_ino == there.st_ino);
 }
 
-static int open_temp(struct sq_temp *t, const char *target, bool folder)
+/* The name that a link leads to: what lies there is replaced, not the link. Nothing but its like may lie there. */
+static int name_target(struct sq_temp *t, const char *target, bool folder)
 {
-    char path[SQ_TEMP_PATH];
+    char real[PATH_MAX];
+    struct stat st, link;
     t->path[0] = 0;
     if (!target[0] || strlen(target) >= sizeof t->target)
         return sq_fail(SQ_E_ARG, "output name '%.64s' is %s", target, target[0] ? "too long" : "empty");
-    snprintf(t->target, sizeof t->target, "%s", target);
+    const bool exists = stat(target, &st) == 0;
+    if (exists && !(folder ? S_ISDIR(st.st_mode) : S_ISREG(st.st_mode)))
+        return sq_fail(SQ_E_ARG, "'%s' is %s", target,
+                       folder ? "not a directory" : S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
+    const bool linked = exists && lstat(target, &link) == 0 && S_ISLNK(link.st_mode) && realpath(target, real);
+    snprintf(t->target, sizeof t->target, "%s", linked ? real : target);
+    return 0;
+}
+
+static int open_temp(struct sq_temp *t, const char *name, bool folder)
+{
+    char path[SQ_TEMP_PATH];
+    const char *target = t->target;
+    const int rc = name_target(t, name, folder);
+    if (rc < 0)
+        return rc;
     snprintf(path, sizeof path, "%s%s%ld", target, mark, (long)getpid());
     sweep(target);
     while ((t->fd = make(path, folder)) >= 0 && !keep(t->fd, path))

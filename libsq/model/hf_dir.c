@@ -223,7 +223,11 @@ static int open_sides(struct sq_source *s)
         struct sq_map map;
         struct stat st;
         SQ_TRY(path_in(path, s->spec, names[i]));
-        if (stat(path, &st) < 0 || st.st_size == 0)
+        if (lstat(path, &st) < 0 && errno == ENOENT)
+            continue;
+        if (stat(path, &st) < 0) /* a link that leads nowhere was meant to be a file */
+            return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
+        if (st.st_size == 0)
             continue;
         if (st.st_size > SIDE_MAX)
             return sq_fail(SQ_E_FORMAT, "'%s' has %lld bytes, more than %d", path, (long long)st.st_size,

@@ -184,9 +184,9 @@ out:
 
 /* ---- one tensor ---- */
 
-void sq_stats_of(struct sq_stats *out, const struct sq_tensor *t)
+void sq_tensor_stats_of(struct sq_tensor_stats *out, const struct sq_tensor *t)
 {
-    struct sq_stats s = {.n = sq_tensor_count(t), .min = INFINITY, .max = -INFINITY};
+    struct sq_tensor_stats s = {.n = sq_tensor_count(t), .min = INFINITY, .max = -INFINITY};
     double sum = 0, squares = 0;
     for (int64_t i = 0; i < s.n; i++) {
         const double x = sq_tensor_at(t, i);
@@ -232,8 +232,8 @@ static void print_values(FILE *f, const struct sq_tensor *t, int64_t values)
 static void print_tensor(FILE *f, const struct sq_record *rec, const struct sq_tensor *t, int64_t values)
 {
     char digest[SQ_HASH_TEXT];
-    struct sq_stats s;
-    sq_stats_of(&s, t);
+    struct sq_tensor_stats s;
+    sq_tensor_stats_of(&s, t);
     sq_hash_text(digest, sq_hash_of(t->data, sq_tensor_bytes(t)));
     print_record(f, rec);
     fprintf(f,
@@ -246,10 +246,10 @@ static void print_tensor(FILE *f, const struct sq_record *rec, const struct sq_t
 static int print_tensor_json(FILE *f, const struct sq_record *rec, const struct sq_tensor *t, int64_t values)
 {
     char digest[SQ_HASH_TEXT];
-    struct sq_stats s;
+    struct sq_tensor_stats s;
     json_t *list = json_array(), *obj = NULL;
     int rc;
-    sq_stats_of(&s, t);
+    sq_tensor_stats_of(&s, t);
     sq_hash_text(digest, sq_hash_of(t->data, sq_tensor_bytes(t)));
     for (int64_t i = 0; i < SQ_MIN(values, s.n); i++) {
         const double x = sq_tensor_at(t, i);

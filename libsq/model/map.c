@@ -1,40 +1,26 @@
 #include "map.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #include "sq/fault.h"
+#include "sq/file.h"
 
 int sq_map_open(struct sq_map *m, const char *path)
 {
-    struct stat st;
-    int rc = 0;
+    int64_t size;
+    int fd, rc;
 
     *m = (struct sq_map){.data = NULL, .size = 0, .mapped = false};
-    /* opening a FIFO would wait for its writer: look first */
-    if (stat(path, &st) < 0)
-        return sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
-    if (!S_ISREG(st.st_mode))
-        return sq_fail(SQ_E_IO, "cannot read '%s': not a regular file", path);
-    const int fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(path, O_RDONLY | O_CLOEXEC);
-    if (fd < 0 || fstat(fd, &st) < 0) {
-        rc = sq_fail(SQ_E_IO, "cannot read '%s': %s", path, strerror(errno));
-        goto out;
-    }
-    if (st.st_size <= 0) {
-        rc = sq_fail(SQ_E_FORMAT, "'%s' is empty", path);
-        goto out;
-    }
-    void *p = sq_fault(SQ_FAULT_OPEN) ? MAP_FAILED : mmap(NULL, (size_t)st.st_size, PROT_READ, MAP_PRIVATE, fd, 0);
-    if (p == MAP_FAILED) {
-        rc = sq_fail(SQ_E_IO, "cannot map '%s': %s", path, strerror(errno));
-        goto out;
-    }
-    *m = (struct sq_map){.data = p, .size = (size_t)st.st_size, .mapped = true};
+    SQ_TRY(sq_file_open(&fd, &size, path));
+    if (size <= 0)
+        SQ_TRY(sq_fail(SQ_E_FORMAT, "'%s' is empty", path));
+    void *p = sq_fault(SQ_FAULT_OPEN) ? MAP_FAILED : mmap(NULL, (size_t)size, PROT_READ, MAP_PRIVATE, fd, 0);
+    if (p == MAP_FAILED)
+        SQ_TRY(sq_fail(SQ_E_IO, "cannot map '%s': %s", path, strerror(errno)));
+    *m = (struct sq_map){.data = p, .size = (size_t)size, .mapped = true};
 out:
     if (fd >= 0)
         close(fd);

@@ -64,8 +64,8 @@ int sq_pack_room(const char *out, bool directory, int64_t bytes)
     const int rc = directory ? check_directory(out) : 0;
     if (rc < 0)
         return rc;
-    if (!directory && stat(out, &st) == 0 && S_ISDIR(st.st_mode))
-        return sq_fail(SQ_E_ARG, "'%s' is a directory", out);
+    if (!directory && stat(out, &st) == 0 && !S_ISREG(st.st_mode))
+        return sq_fail(SQ_E_ARG, "'%s' is %s", out, S_ISDIR(st.st_mode) ? "a directory" : "not a regular file");
     snprintf(path, sizeof path, "%.4000s", out);
     const char *folder = dirname(path);
     if (access(folder, W_OK | X_OK) < 0 || statvfs(folder, &fs) < 0)

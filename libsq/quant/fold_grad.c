@@ -227,7 +227,7 @@ void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq
         return;
     SQ_ASSERT(p->moments); /* sq_params_train came first */
     if (p->home) {
-        p->home->clear(p->moments, (size_t)params_total(p) * sizeof *p->moments);
+        p->home->clear(p->moments, (size_t)sq_params_floats(p) * sizeof *p->moments);
         return;
     }
     memset(p->sums, 0, (size_t)fold_sums_size(p) * sizeof *p->sums);

@@ -82,7 +82,7 @@ static void declare_all(struct sq_params *p, const struct sq_config *cfg, const 
     }
 }
 
-int64_t params_total(const struct sq_params *p)
+int64_t sq_params_floats(const struct sq_params *p)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < p->nparam; i++)
@@ -94,7 +94,7 @@ int64_t params_total(const struct sq_params *p)
 int params_allocate(struct sq_params *p, const struct sq_config *cfg)
 {
     int rc = 0;
-    SQ_TRY(sq_alloc(&p->values, params_total(p)));
+    SQ_TRY(sq_alloc(&p->values, sq_params_floats(p)));
     float *x = p->values;
     for (int64_t i = 0; i < p->nparam; i++) {
         p->param[i].x = x;
@@ -163,7 +163,7 @@ void sq_params_release(struct sq_params *p)
 
 int sq_params_train(struct sq_params *p)
 {
-    const int64_t n = params_total(p);
+    const int64_t n = sq_params_floats(p);
     int rc = 0;
     if (p->home)
         return params_device_train(p);
@@ -188,7 +188,8 @@ out:
 
 int64_t sq_params_bytes(const struct sq_params *p)
 {
-    const int64_t floats = 4 * params_total(p) + p->rows_max + p->cols_max + fold_strip_size(p) + fold_partial_size(p);
+    const int64_t floats = 4 * sq_params_floats(p) + p->rows_max + p->cols_max + fold_strip_size(p) +
+                           fold_partial_size(p);
     return floats * (int64_t)sizeof(float) + fold_sums_size(p) * (int64_t)sizeof(double);
 }
 

@@ -109,7 +109,7 @@ out:
 int sq_params_mirror(struct sq_params *p, const struct sq_params *from, const struct sq_config *cfg,
                      const struct sq_ops *device)
 {
-    const size_t bytes = (size_t)params_total(from) * sizeof(float);
+    const size_t bytes = (size_t)sq_params_floats(from) * sizeof(float);
     void *x = NULL;
     int rc;
     *p = (struct sq_params){.nparam = from->nparam,
@@ -138,18 +138,18 @@ int64_t sq_params_device_bytes(const struct sq_params *p, const struct sq_config
     struct fold_maps m;
     const int64_t scales = p->rows_max + p->cols_max, sums = p->cols_max + 2 * p->rows_max;
     const int64_t maps = lay_out(&m, NULL, cfg, SQ_MAX(p->cols_max, p->rows_max));
-    return (4 * params_total(p) + scales + sums) * (int64_t)sizeof(float) + maps * (int64_t)sizeof(int32_t);
+    return (4 * sq_params_floats(p) + scales + sums) * (int64_t)sizeof(float) + maps * (int64_t)sizeof(int32_t);
 }
 
 int sq_params_get(struct sq_params *host, const struct sq_params *p)
 {
-    return p->home->get(host->values, p->values, (size_t)params_total(p) * sizeof(float));
+    return p->home->get(host->values, p->values, (size_t)sq_params_floats(p) * sizeof(float));
 }
 
 /* All gradients, then all first, all second moments. */
 int params_device_train(struct sq_params *p)
 {
-    const int64_t n = params_total(p);
+    const int64_t n = sq_params_floats(p);
     const size_t bytes = (size_t)(3 * n) * sizeof(float);
     void *x = NULL;
     if (!p->moments) {

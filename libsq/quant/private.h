@@ -17,7 +17,6 @@ int params_allocate(struct sq_params *p, const struct sq_config *cfg);
 /* Add a parameter without array. */
 struct sq_param *params_declare(struct sq_params *p, enum sq_param_kind kind, const char *prefix,
                                 const char *name, int ndim, int64_t d0, int64_t d1);
-int64_t params_total(const struct sq_params *p); /* floats of all parameters */
 /* ---- params_device.c ---- */
 int params_device_train(struct sq_params *p) SQ_MUSTUSE;
 void params_device_release(struct sq_params *p);

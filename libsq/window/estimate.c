@@ -39,7 +39,7 @@ enum { STEPS = 3 };
 static int time_step(struct pass *e, struct estimate *x, double rate)
 {
     struct sq_member member;
-    struct sq_window_job job = pass_job(e, e->first, rate, &member);
+    struct sq_window_job job = pass_training(e, e->first, rate, &member);
     struct sq_losses losses;
     const int64_t n = SQ_MIN(job.batch, job.epoch);
     double at[STEPS] = {sq_now()};

@@ -9,8 +9,7 @@ static int64_t count(const struct sq_window_job *job)
 {
     int64_t n = 0;
     for (int64_t k = 0; k < job->n; k++)
-        for (int64_t i = 0; i < job->member[k].p->nparam; i++)
-            n += job->member[k].p->param[i].n;
+        n += sq_params_floats(job->member[k].p);
     return n;
 }
 

@@ -5,6 +5,7 @@
  * layer, in which Xq is Xf, and the layers. */
 #include <dirent.h>
 #include <errno.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -14,6 +15,7 @@
 #include "sq/fault.h"
 #include "sq/json.h"
 #include "sq/stop.h"
+#include "sq/temp.h"
 
 /* Options that say where and how fast, not what. */
 static bool decides_bytes(const char *given)
@@ -64,12 +66,13 @@ out:
 /* ---- writing them ---- */
 
 #define PLAN "plan.tsv"
+#define ARGUMENTS "arguments"
 
 struct jobs {
     struct pass *e;
     const char *dir;
     json_t *made;
-    FILE *plan;
+    struct sq_temp plan, arguments;
     struct sq_stream *out; /* of the window at hand */
 };
 
@@ -80,67 +83,92 @@ static int path_of(char *path, size_t size, const struct jobs *j, const char *na
     return 0;
 }
 
-static int open_text(FILE **f, const struct jobs *j, const char *name)
+static int open_text(struct sq_temp *t, const struct jobs *j, const char *name)
 {
-    char path[4096];
+    char path[SQ_TEMP_TARGET];
     const int rc = path_of(path, sizeof path, j, name);
-    if (rc < 0)
-        return rc;
-    *f = sq_fault(SQ_FAULT_OPEN) ? NULL : fopen(path, "w");
-    return *f ? 0 : sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno));
+    return rc < 0 ? rc : sq_temp_file(t, path);
 }
 
-static int close_text(FILE **f, const struct jobs *j, const char *name)
+SQ_PRINTF(2, 3) static int put_text(const struct sq_temp *t, const char *fmt, ...)
 {
-    const bool bad = ferror(*f) || sq_fault(SQ_FAULT_WRITE) || fflush(*f) || sq_fault(SQ_FAULT_SYNC) || fsync(fileno(*f));
-    const int rc = fclose(*f);
-    *f = NULL;
-    return bad || rc ? sq_fail(SQ_E_IO, "cannot write '%s/%s': %s", j->dir, name, strerror(errno)) : 0;
+    va_list ap;
+    va_start(ap, fmt);
+    const int n = sq_fault(SQ_FAULT_WRITE) ? -1 : vdprintf(t->fd, fmt, ap);
+    va_end(ap);
+    return n < 0 ? sq_fail(SQ_E_IO, "cannot write '%s': %s", t->target, strerror(errno)) : 0;
 }
 
-/* The plan appears when all its jobs are there. */
-static int publish_plan(struct jobs *j)
+static int finish_text(struct sq_temp *t)
 {
-    char temp[4096], path[4096];
+    if (sq_fault(SQ_FAULT_SYNC) || fsync(t->fd) < 0)
+        return sq_fail(SQ_E_IO, "cannot write '%s': %s", t->target, strerror(errno));
+    return sq_temp_finish(t);
+}
+
+/* Options, a job, or the beginning of one: what a run that was stopped has left, as the plan comes last. */
+static bool is_leftover(const char *name)
+{
+    const char *temp = strstr(name, ".sq-tmp-");
+    const size_t n = temp ? (size_t)(temp - name) : strlen(name);
+    int end = 0;
+    (void)sscanf(name, "%*4[0-9]-%*4[0-9].sq%n", &end);
+    return (end > 0 && (size_t)end == n) || (n == strlen(ARGUMENTS) && strncmp(name, ARGUMENTS, n) == 0);
+}
+
+/* One of the folder's files that is not the plan at hand: results of other jobs must not be taken for those of new ones. */
+static int look_at(const struct jobs *j, int folder, const char *name, bool clear)
+{
+    static const char other[] = PLAN ".sq-tmp-";
+    if (strncmp(name, other, strlen(other)) == 0)
+        return sq_fail(SQ_E_ARG, "another program writes jobs into '%s': wait for it, or remove '%s'", j->dir, name);
+    if (!is_leftover(name))
+        return sq_fail(SQ_E_ARG, "'%s' is not empty, it has '%s': run the jobs in it, or name another folder", j->dir, name);
+    if (clear && unlinkat(folder, name, 0) < 0)
+        return sq_fail(SQ_E_IO, "cannot remove '%s/%s': %s", j->dir, name, strerror(errno));
+    return 0;
+}
+
+static int look_through(const struct jobs *j, bool clear)
+{
+    const char *own = strrchr(j->plan.path, '/') + 1;
+    int rc = 0;
+    DIR *d = sq_fault(SQ_FAULT_OPEN) ? NULL : opendir(j->dir);
+    if (!d)
+        return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", j->dir, strerror(errno));
+    for (const struct dirent *e; rc == 0 && (e = readdir(d));)
+        if (strcmp(e->d_name, ".") != 0 && strcmp(e->d_name, "..") != 0 && strcmp(e->d_name, own) != 0)
+            rc = look_at(j, dirfd(d), e->d_name, clear);
+    closedir(d);
+    return rc;
+}
+
+/* The plan, which appears when all its jobs are there, is what two programs cannot both write. */
+static int make_folder(struct jobs *j)
+{
     int rc;
-    SQ_TRY(close_text(&j->plan, j, PLAN ".tmp"));
-    SQ_TRY(path_of(temp, sizeof temp, j, PLAN ".tmp"));
-    SQ_TRY(path_of(path, sizeof path, j, PLAN));
-    if (sq_fault(SQ_FAULT_RENAME) || rename(temp, path) < 0)
-        SQ_TRY(sq_fail(SQ_E_IO, "cannot write '%s': %s", path, strerror(errno)));
+    if (sq_fault(SQ_FAULT_OPEN) || (mkdir(j->dir, 0777) < 0 && errno != EEXIST))
+        return sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno));
+    SQ_TRY(open_text(&j->plan, j, PLAN));
+    SQ_TRY(look_through(j, false));
 out:
     return rc;
 }
 
-/* Results of other jobs must not be taken for those of new ones. */
-static int make_folder(struct jobs *j)
-{
-    bool empty = true;
-    if (sq_fault(SQ_FAULT_OPEN) || (mkdir(j->dir, 0777) < 0 && errno != EEXIST))
-        return sq_fail(SQ_E_IO, "cannot make folder '%s': %s", j->dir, strerror(errno));
-    DIR *d = sq_fault(SQ_FAULT_OPEN) ? NULL : opendir(j->dir);
-    if (!d)
-        return sq_fail(SQ_E_IO, "cannot read folder '%s': %s", j->dir, strerror(errno));
-    for (const struct dirent *e; (e = readdir(d));)
-        empty &= strcmp(e->d_name, ".") == 0 || strcmp(e->d_name, "..") == 0;
-    closedir(d);
-    return empty ? 0 : sq_fail(SQ_E_ARG, "'%s' is not empty: run the jobs in it, or name another folder", j->dir);
-}
-
 /* "name=value", as --config reads them */
-static int write_arguments(const struct jobs *j)
+static int write_arguments(struct jobs *j)
 {
     const json_t *given = j->e->app->given;
-    FILE *f;
-    int rc = open_text(&f, j, "arguments");
-    if (rc < 0)
-        return rc;
+    int rc;
+    SQ_TRY(open_text(&j->arguments, j, ARGUMENTS));
     for (size_t i = 0; i < json_array_size(given); i++) {
         const char *text = json_string_value(json_array_get(given, i)) + strlen("--");
         if (decides_bytes(text))
-            fprintf(f, "%s\n", text);
+            SQ_TRY(put_text(&j->arguments, "%s\n", text));
     }
-    return close_text(&f, j, "arguments");
+    SQ_TRY(finish_text(&j->arguments));
+out:
+    return rc;
 }
 
 static int write_job(struct sq_stream *out, const struct sq_window *w, const json_t *made)
@@ -185,9 +213,11 @@ out:
 static int end_job(struct jobs *j, const struct sq_window *w)
 {
     char id[ID];
+    const int rc = sq_stream_finish(&j->out);
     id_of(id, w);
-    fprintf(j->plan, "%s\t%s.sq\tsq-window --config arguments --job %s.sq -o %s.out\t%s.out\n", id, id, id, id, id);
-    return sq_stream_finish(&j->out);
+    return rc < 0 ? rc
+                  : put_text(&j->plan, "%s\t%s.sq\tsq-window --config arguments --job %s.sq -o %s.out\t%s.out\n",
+                             id, id, id, id, id);
 }
 
 /* Layer i: into the job that it belongs to; Xf through it, if a later window wants that. */
@@ -248,8 +278,8 @@ static int write_all(struct jobs *j)
     SQ_TRY(check_windows(e));
     SQ_TRY(sq_trainer_new(&e->trainer, &e->cfg, e->ops, &e->plan->scheme, 1, pass_part(e), e->acts.tokens));
     SQ_TRY(made_of_job(&j->made, e));
+    SQ_TRY(look_through(j, true));
     SQ_TRY(write_arguments(j));
-    SQ_TRY(open_text(&j->plan, j, PLAN ".tmp"));
     for (int64_t i = 0; i < e->cfg.layers; i++) {
         SQ_TRY(one_layer(j, i, window_of(e, i), i < stop));
         SQ_TRY(sq_stop_check());
@@ -257,7 +287,7 @@ static int write_all(struct jobs *j)
     while ((rc = sq_stream_next(e->in, &e->rec)) > 0)
         ;
     if (rc == 0)
-        rc = publish_plan(j);
+        rc = finish_text(&j->plan);
 out:
     return rc;
 }
@@ -279,8 +309,8 @@ int sq_window_jobs(struct sq_stream *in, const struct sq_plan *p, struct sq_app 
     if (rc == 0)
         rc = write_all(&j);
     sq_stream_abort(&j.out, rc);
-    if (j.plan)
-        fclose(j.plan);
+    sq_temp_remove(&j.plan);
+    sq_temp_remove(&j.arguments);
     json_decref(j.made);
     pass_release(&e);
     return rc;

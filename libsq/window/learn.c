@@ -21,7 +21,7 @@ int64_t pass_picks(const struct pass *e)
     return e->plan->learns ? llround((double)e->plan->epochs * e->plan->share * (double)train) : 0;
 }
 
-struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members)
+struct sq_window_job pass_training(struct pass *e, int64_t k, double rate, struct sq_member *members)
 {
     const struct sq_window *w = &e->schedule.window[k];
     struct sq_window_job job = {.member = members, .n = w->last - w->first + 1, .scheme = e->plan->scheme};
@@ -156,7 +156,7 @@ out:
 static int learn(json_t **record, struct pass *e, int64_t k, const struct finished *w, struct sq_member *members)
 {
     const double rate = w->scheme.rate;
-    struct sq_window_job job = pass_job(e, k, rate, members);
+    struct sq_window_job job = pass_training(e, k, rate, members);
     struct watch watch = {.e = e, .window = k, .rate = rate, .started = sq_now()};
     const double started = watch.started, done = e->tally->done;
     struct sq_window_result r;
@@ -188,7 +188,7 @@ static int restore(json_t **record, struct pass *e, const struct finished *w)
 {
     int64_t steps = 0;
     int rc = e->tally->folder ? folder_restore(record, e->tally->folder, w) : 0;
-    if (rc == 0 && e->replay)
+    if (rc == 0 && e->all_kept)
         return sq_fail(SQ_E_IO, "a file of window %" PRId64 "-%" PRId64 " went while this program ran", w->first,
                        w->first + w->n - 1);
     if (rc <= 0)

@@ -2,6 +2,7 @@
 
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 const char *made_backend(char *buf, size_t n, const struct sq_ops *ops)
@@ -10,14 +11,22 @@ const char *made_backend(char *buf, size_t n, const struct sq_ops *ops)
     return buf;
 }
 
+const char *made_number(char buf[MADE_NUMBER], double x)
+{
+    int digits = 6;
+    do
+        snprintf(buf, MADE_NUMBER, "%.*g", digits, x);
+    while (strtod(buf, NULL) != x && ++digits <= 17);
+    return buf;
+}
+
 int made_note(json_t *made, const char *key, const char *fmt, ...)
 {
-    char text[256];
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(text, sizeof text, fmt, ap);
+    json_t *text = json_vsprintf(fmt, ap);
     va_end(ap);
-    return json_object_set_new(made, key, json_string(text)) < 0
+    return json_object_set_new(made, key, text) < 0
                ? sq_fail(SQ_E_NOMEM, "no memory for what a window is made of")
                : 0;
 }
@@ -26,25 +35,26 @@ static int note_plan(json_t *made, const struct sq_plan *p)
 {
     static const char *const init[] = {"preset", "minmax", "mse", "act"}, *const loss[] = {"mse", "token", "mix"};
     static const char *const lr[SQ_P_KINDS] = {"--lr-alpha", "--lr-lora", "--lr-clip"};
-    char scheme[SQ_SCHEME_NAME], rates[200] = "";
+    char scheme[SQ_SCHEME_NAME], x[MADE_NUMBER], rates[SQ_MAX_RATES * MADE_NUMBER] = "";
     size_t n = 0;
     int rc;
-    for (int i = 0; i < p->nrate && n < sizeof rates; i++)
-        n += (size_t)snprintf(rates + n, sizeof rates - n, "%s%.6g", i ? " " : "", p->rate[i]);
+    for (int i = 0; i < p->nrate; i++)
+        n += (size_t)snprintf(rates + n, sizeof rates - n, "%s%s", i ? " " : "", made_number(x, p->rate[i]));
     SQ_TRY(made_note(made, "--scheme", "%s", sq_scheme_name(scheme, &p->scheme)));
     SQ_TRY(made_note(made, "--preset", "%s", p->paper ? "paper" : "default"));
     SQ_TRY(made_note(made, "--learn", "%s", p->learn));
     SQ_TRY(made_note(made, "--schedule", "%s", p->schedule));
     SQ_TRY(made_note(made, "--windows", "%s", p->windows ? p->windows : "all"));
     SQ_TRY(made_note(made, "--order", "%s", p->window_order ? "window" : "pass"));
-    SQ_TRY(made_note(made, "--gamma", "%.6g", p->share));
+    SQ_TRY(made_note(made, "--gamma", "%s", made_number(x, p->share)));
     SQ_TRY(made_note(made, "--rate", "%s", rates));
     SQ_TRY(made_note(made, "--epochs", "%" PRId64, p->epochs));
     SQ_TRY(made_note(made, "--batch", "%" PRId64, p->batch));
     SQ_TRY(made_note(made, "--shards", "%" PRId64, p->shards));
     SQ_TRY(made_note(made, "--rank", "%" PRId64, p->params.rank));
     for (int i = 0; i < SQ_P_KINDS; i++)
-        SQ_TRY(made_note(made, lr[i], "%.12g%s", p->lr[i], i == SQ_P_LORA && p->lora_steps > 0.0 ? " by preset" : ""));
+        SQ_TRY(made_note(made, lr[i], "%s%s", made_number(x, p->lr[i]),
+                         i == SQ_P_LORA && p->lora_steps > 0.0 ? " by preset" : ""));
     SQ_TRY(made_note(made, "--init", "%s", init[p->init]));
     SQ_TRY(made_note(made, "--loss", "%s", loss[p->loss]));
     SQ_TRY(made_note(made, "--seed", "%" PRId64, p->params.seed));
@@ -72,6 +82,19 @@ int made_of(json_t **out, const struct sq_plan *p, const struct sq_ops *ops)
     return rc;
 }
 
+/* Of long lists that part where they differ. */
+static int differs(const char *was, const char *is, const char *key, const char *what)
+{
+    enum { BEFORE = 60, SHOWN = 120 };
+    size_t same = 0;
+    while (was[same] && was[same] == is[same])
+        same++;
+    const size_t from = same > BEFORE ? same - BEFORE : 0;
+    const char *dots = from ? "..." : "";
+    return sq_fail(SQ_E_ARG, "%s was made with %s %s%.*s, this run has %s %s%.*s", what, key, dots, SHOWN, was + from, key,
+                   dots, SHOWN, is + from);
+}
+
 int made_compare(const json_t *said, const json_t *mine, const char *what)
 {
     const char *key;
@@ -79,7 +102,7 @@ int made_compare(const json_t *said, const json_t *mine, const char *what)
     json_object_foreach((json_t *)(uintptr_t)mine, key, value) {
         const char *was = json_string_value(json_object_get(said, key)), *is = json_string_value(value);
         if (!was || strcmp(was, is) != 0)
-            return sq_fail(SQ_E_ARG, "%s was made with %s %s, this run has %s %s", what, key, was ? was : "unknown", key, is);
+            return differs(was ? was : "unknown", is, key, what);
     }
     return 0;
 }

@@ -171,6 +171,8 @@ static int take_cursor(struct pass *e)
         return use_cursor(e);
     if (!cursor_is_announcement(e->rec.head) || !e->plan->needs_acts || e->plan->no_cursor || !e->acts.ids)
         return 0;
+    if (e->acts.embedded)
+        return sq_fail(SQ_E_FORMAT, "a cursor is announced behind the embedding; use --no-cursor to start from the tokens");
     const struct sq_window *w = &e->schedule.window[e->first];
     s.rate = pass_rate_behind(e);
     const int rc = cursor_matches(&e->offer, e->rec.head, &e->acts, e->ops, &s, w->first, w->last);
@@ -268,7 +270,7 @@ static int extend(struct pass *e, struct held *h, int64_t index, const struct sq
         for (int64_t k = 0; k < h->p.nparam; k++)
             if (strcmp(all.param[i].name, h->p.param[k].name) == 0)
                 memcpy(all.param[i].x, h->p.param[k].x, (size_t)all.param[i].n * sizeof(float));
-    if (e->plan->init != SQ_INIT_MINMAX && !clip && !e->replay) {
+    if (e->plan->init != SQ_INIT_MINMAX && !clip && !e->all_kept) {
         if (!fresh)
             SQ_TRY(sq_fail(
                 SQ_E_ARG, "it was learned without clipping; learn lwc from the start, or use --init minmax"));
@@ -294,7 +296,7 @@ static int float_layer(struct pass *e, int64_t index)
     int rc = 0;
     if (search)
         SQ_TRY(sq_input_stats_new(&stats, &e->cfg, e->ops->host));
-    if (!e->replay) {
+    if (!e->all_kept) {
         SQ_TRY(sq_trainer_float(e->trainer, a->xf, train, &h->w, search ? &stats : NULL));
         SQ_TRY(sq_trainer_float(e->trainer, sq_floats_from(a->xf, train * a->tokens * a->hidden), a->heldout, &h->w,
                                 NULL));
@@ -307,9 +309,24 @@ out:
     return rc;
 }
 
+/* A layer that Xf had left in front of the cursor: it was learned, though perhaps not all that is learned here. */
+static int left_layer(struct pass *e, int64_t index)
+{
+    const int rc = pass_need(e, index);
+    if (rc < 0 || !covered(e, index))
+        return rc;
+    struct held *h = pass_held(e, index);
+    if (h->p.nparam == 0)
+        return sq_fail(SQ_E_FORMAT, "layer %" PRId64 " behind the cursor has not learned what its activations say; use "
+                       "--no-cursor to start from the tokens", index);
+    return extend(e, h, index, NULL);
+}
+
 int pass_advance_float(struct pass *e, int64_t n)
 {
     int rc = 0;
+    while (rc == 0 && e->read < SQ_MIN(n, e->xf_at))
+        rc = left_layer(e, e->read);
     while (rc == 0 && e->xf_at < n) {
         rc = pass_need(e, e->xf_at);
         if (rc == 0)
@@ -323,7 +340,7 @@ static int quantized_layer(struct pass *e, struct held *h)
     const struct sq_member m = {.w = &h->w, .p = &h->p};
     struct sq_scheme s = e->plan->scheme;
     s.rate = pass_rate_behind(e);
-    if (e->replay)
+    if (e->all_kept)
         return sq_stop_check();
     return h->quantized ? sq_trainer_rounded(e->trainer, e->acts.xq, e->acts.samples, &m, &s)
                         : sq_trainer_float(e->trainer, e->acts.xq, e->acts.samples, &h->w, NULL);
@@ -461,7 +478,7 @@ static int run_windows(struct pass *e)
     int rc;
     if (e->tally->total == 0.0)
         e->tally->total = work_ahead(e);
-    e->replay = pass_is_kept(e) && !writes_cursor(e);
+    e->all_kept = pass_is_kept(e) && !writes_cursor(e);
     if (e->waiting)
         SQ_TRY(resume(e));
     if (e->made)

@@ -57,7 +57,7 @@ struct pass {
     bool measured, recompute; /* memory was looked at; what it demands */
     int64_t room;             /* bytes that were free where the operations' arrays lie, before any was */
     json_t *made;             /* with a work folder: what the layers at hand are made of */
-    bool replay;              /* every window is in the folder: nobody looks at activations */
+    bool all_kept;            /* every window is in the folder: nobody looks at activations */
 };
 
 int pass_init(struct pass *e, const struct sq_plan *plan, struct sq_app *app, struct tally *tally,
@@ -80,8 +80,8 @@ int pass_advance(struct pass *e, int64_t n) SQ_MUSTUSE;
 /* Xf to the front of layer n; covered layers get their parameters. */
 int pass_advance_float(struct pass *e, int64_t n) SQ_MUSTUSE;
 struct held *pass_held(struct pass *e, int64_t layer);
-/* The job of window k at a rate, without an order; members has room for its layers. */
-struct sq_window_job pass_job(struct pass *e, int64_t k, double rate, struct sq_member *members);
+/* What training window k at a rate takes, without an order; members has room for its layers. */
+struct sq_window_job pass_training(struct pass *e, int64_t k, double rate, struct sq_member *members);
 int64_t pass_picks(const struct pass *e);
 
 /* Window k through all stages of the pass: learns or restores, reports, writes window records. */

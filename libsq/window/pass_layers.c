@@ -35,7 +35,7 @@ static int find_layer(struct pass *e, int64_t index)
 /* Its tensors and its scheme, without which it would not be quantized. */
 static int note_layer(struct pass *e, const struct sq_layer *l)
 {
-    char key[40], digest[SQ_HASH_TEXT];
+    char key[40], digest[SQ_HASH_TEXT], rate[MADE_NUMBER];
     struct sq_scheme s;
     uint64_t tensors = 0;
     int rc;
@@ -45,7 +45,7 @@ static int note_layer(struct pass *e, const struct sq_layer *l)
     if (!l->scheme)
         return made_note(e->made, key, "%s", digest);
     SQ_TRY(sq_scheme_from_json(&s, l->scheme));
-    rc = made_note(e->made, key, "%s at rate %g", digest, s.rate);
+    rc = made_note(e->made, key, "%s at rate %s", digest, made_number(rate, s.rate));
 out:
     return rc;
 }

@@ -31,18 +31,14 @@ static int parse_fd(const char *spec, int *fd)
     return 0;
 }
 
-/* A plain file appears under its name when it is complete, in place of the one that a link leads to; what is no plain
- * file (a FIFO, /dev/null) is written as it is. */
+/* A plain file appears under its name when it is complete; what is no plain file (a FIFO, /dev/null) is written as it is. */
 static int open_for_write(struct sq_stream *s)
 {
     struct stat st;
-    char real[PATH_MAX];
-    const bool exists = stat(s->path, &st) == 0;
-
-    if (exists && !S_ISREG(st.st_mode)) {
+    if (stat(s->path, &st) == 0 && !S_ISREG(st.st_mode)) {
         s->fd = sq_fault(SQ_FAULT_OPEN) ? -1 : open(s->path, O_WRONLY | O_CLOEXEC);
     } else {
-        const int rc = sq_temp_file(&s->temp, exists && realpath(s->path, real) ? real : s->path);
+        const int rc = sq_temp_file(&s->temp, s->path);
         if (rc < 0)
             return rc;
         s->fd = fcntl(s->temp.fd, F_DUPFD_CLOEXEC, 0);

@@ -17,6 +17,11 @@ setup() {
     run -2 sq-dump --check --digest a.sq
     run -2 sq-dump a.sq a.sq
     run -2 sq-dump --cmp a.sq a.sq
+    # what a name holds begins no line and speaks to no terminal
+    run -2 --separate-stderr sq-dump $'--no\nsuch'
+    [ "${stderr_lines[0]}" = "sq-dump: error: unknown option '--no?such'; --help lists them" ]
+    run -1 --separate-stderr sq-dump $'no\nsuch\033[31mfile'
+    [ "$stderr" = "sq-dump: error: cannot read 'no?such?[31mfile': No such file or directory" ]
 }
 
 @test "dump: lists every record" {

@@ -73,6 +73,13 @@ END
     run -0 sq-gpucheck --emulate --only add
 }
 
+@test "gpucheck: what is installed emulates" {
+    [ "$(cd "$build" && pwd -P)" = "$(cd "$tree" && pwd -P)/build/gcc" ] || skip "skipped: what make installs is build/gcc"
+    make -s -C "$tree" install DESTDIR="$PWD/root" PREFIX=/usr
+    ls root/usr/lib/sq/libsq_emu.so
+    run -0 root/usr/bin/sq-gpucheck --emulate --only add
+}
+
 @test "gpucheck: on this machine's device" {
     case $build in
     *address* | *thread*) skip "skipped: CUDA and sanitizers want the same addresses" ;;

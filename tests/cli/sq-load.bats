@@ -11,7 +11,7 @@ setup() {
 refused() { # refused 'TEXT' ARGS...: status 1, one line on stderr with the text, no output
     local text=$1
     shift
-    run -1 --separate-stderr sq-load "$@" -o out.sq
+    run -1 --separate-stderr timeout 60 sq-load "$@" -o out.sq
     [[ $stderr == *"$text"* ]] || { echo "stderr: $stderr"; return 1; }
     [ "${#stderr_lines[@]}" = 1 ]
     [ -z "$(compgen -G 'out.sq*')" ]
@@ -91,6 +91,12 @@ refused() { # refused 'TEXT' ARGS...: status 1, one line on stderr with the text
     refused "architecture 'FooForCausalLM' is not supported" m
     rm -r m && cp -r good m && sed -i 's/"silu"/"relu"/' m/config.json
     refused "activation 'relu' is not supported" m
+    rm -r m && cp -r good m && ln -s nowhere m/chat_template.jinja
+    refused "cannot read 'm/chat_template.jinja': No such file or directory" m
+    rm -r m && cp -r good m && rm m/config.json && mkdir m/config.json
+    refused "cannot read 'm/config.json': not a regular file" m
+    rmdir m/config.json && mkfifo m/config.json
+    refused "cannot read 'm/config.json': not a regular file" m
     rm -r m && cp -r good m && sed -i 's/"hidden_size":64/"hidden_size":72/' m/config.json
     refused "has shape [256, 64], the config says [256, 72]" m
     rm -r m && cp -r good m && sed -i 's/"num_hidden_layers":2/"num_hidden_layers":3/' m/config.json

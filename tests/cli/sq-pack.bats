@@ -141,6 +141,12 @@ PY
     [[ $output == *"nothing written"*"q2_k"*"4.0834 in the whole file"* ]]
     run -0 sq-pack --dry-run -f hf -i in.sq -o out
     run -0 sq-pack --dry-run -f sq -i in.sq -o out.sq
+    mkfifo fifo
+    for out in tcp://127.0.0.1:1 ipc://nobody - fd:1 fifo /dev/null; do
+        run -0 sq-pack --dry-run -f sq -i in.sq -o $out
+        [ -z "$output" ]
+    done
+    rm fifo
     [ "$(ls)" = in.sq ]
 }
 
@@ -255,6 +261,27 @@ PY
     done
     refused "cannot write" -o /nonexistent/x.gguf
     refused "cannot write in folder '/nonexistent'" -f hf -o /nonexistent/x
+}
+
+@test "pack: what a link leads to is written; a FIFO, a device or a folder is not replaced by a file" {
+    merged W4A16
+    touch file.gguf
+    mkdir folder
+    ln -s file.gguf link.gguf
+    ln -s folder link
+    sq-pack -q -i in.sq -o link.gguf
+    sq-pack -q -f hf -i in.sq -o link
+    [ -L link.gguf ] && [ "$(head -c 4 file.gguf)" = GGUF ]
+    [ -L link ] && [ -f folder/config.json ]
+    mkfifo fifo.gguf
+    mknod null.gguf c 1 3 2>/dev/null || ln -s /dev/null null.gguf
+    for dry in "" --dry-run; do
+        refused "'fifo.gguf' is not a regular file" $dry -o fifo.gguf
+        refused "'null.gguf' is not a regular file" $dry -o null.gguf
+        refused "'folder' is a directory" $dry -f gguf -o folder
+        refused "'link' exists and is not an empty directory" $dry -f hf -o link
+    done
+    [ -p fifo.gguf ] && [ -c null.gguf ]
 }
 
 @test "pack: the format is said by -f or by the name" {

@@ -45,6 +45,36 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     [ "$output" = $'0-1\n2-3\n4-4' ]
 }
 
+@test "window: --config reads all of its file, or says why not" {
+    plan=(sq-window --plan --layers 1024)
+    windows=$(seq -s, 0 1023 | sed 's/[0-9]*/&-&/g')
+    printf '# of one line that is long\nschedule=%s\n  windows 3-4  # these\n' "$windows" >c
+    [ "$(wc -c <c)" -gt 8000 ]
+    run -0 "${plan[@]}" --config c
+    [ "$output" = $'3-3\n4-4' ]
+    printf 'windows=7' >d
+    run -0 "${plan[@]}" --config c --config=d
+    [ "$output" = 7-7 ]
+    mkdir folder
+    run -2 --separate-stderr "${plan[@]}" --config folder
+    [ "${stderr_lines[0]}" = "sq-window: error: cannot read 'folder': Is a directory" ]
+    run -2 --separate-stderr "${plan[@]}" --config none
+    [ "${stderr_lines[0]}" = "sq-window: error: cannot read 'none': No such file or directory" ]
+    (echo && head -c 300000 /dev/zero | tr '\0' x) >bad
+    run -2 --separate-stderr "${plan[@]}" --config bad
+    [ "${stderr_lines[0]}" = "sq-window: error: bad:2: a line of more than 262142 bytes, or with a zero byte" ]
+    printf 'seed\0=1\nthreads=1\n' >bad
+    run -2 --separate-stderr "${plan[@]}" --config bad
+    [[ ${stderr_lines[0]} == "sq-window: error: bad:1: a line of more than "*" or with a zero byte" ]]
+    printf 'seed=1\nmetrics=\xff\n' >bad
+    run -2 --separate-stderr "${plan[@]}" --config bad
+    [ "${stderr_lines[0]}" = "sq-window: error: bad:2: what 'metrics' is set to is not UTF-8" ]
+    for fault in open:0 read:0 read:1 alloc:0; do
+        SQ_FAULT=$fault run -2 --separate-stderr "${plan[@]}" --config c
+        [[ ${stderr_lines[0]} == "sq-window: error: cannot read 'c': "* || $fault == alloc:0 ]]
+    done
+}
+
 @test "window: a short model is refused with values that fit" {
     run -1 --separate-stderr sq-window --plan --layers 6
     [[ $stderr == *"6 layers are fewer than the 4 shallow and 4 deep"*"slider:2,3,2,1"* ]]
@@ -63,6 +93,31 @@ args="-s W2A16 --threads 1 --schedule slider:2,2 --epochs 2 --batch 2 --no-prov"
     [ "$(grep -c '"event":"window"' m.json)" -eq 12 ]
     tail -n 1 m.json | grep -q '"event":"done".*"windows":12.*"cpu_seconds":.*"peak_bytes":.*"work":{.*"products":'
     grep '"event":"window"' m.json | grep '"heldout_exit"' | grep -q '"fallbacks":0'
+}
+
+@test "window: cut behind any window, the pieces give the bytes of one process" {
+    tiny_stream 5 6 8 2 >in.sq
+    while read -r schedule last; do
+        one="$args --schedule $schedule --rate 1"
+        sq-window $one -i in.sq -o whole.sq
+        for ((k = 0; k < last; k++)); do
+            sq-window $one --windows 0-$k -i in.sq -o a.sq
+            sq-window $one --windows $((k + 1))-$last -i a.sq -o b.sq
+            cmp <(sq-dump --digest b.sq) <(sq-dump --digest whole.sq)
+        done
+    done <<'END'
+slider:2,3 5
+slider:3,1,2 5
+0-1,1-4,2-4,4-4 3
+END
+}
+
+@test "window: a piece that learns more than the one before gives the same from its cursor and from the tokens" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --rate 1 --learn lwc --windows 0-2 -i in.sq -o a.sq
+    sq-window $args --rate 1 --learn lora,lwc --windows 3-5 -i a.sq -o b.sq
+    sq-window $args --rate 1 --learn lora,lwc --windows 3-5 --no-cursor -i a.sq -o c.sq
+    cmp <(sq-dump --digest b.sq) <(sq-dump --digest c.sq)
 }
 
 @test "window: LoRA's rate grows in a short run of the default preset, not in the published one" {

@@ -69,12 +69,40 @@ fan_out() {
     [[ $stderr == *"nothing is learned"* ]]
     sq-window $args --jobs j -i in.sq
     run -1 --separate-stderr sq-window $args --jobs j -i in.sq
-    [[ $stderr == *"'j' is not empty"* ]]
+    [[ $stderr == *"'j' is not empty, it has '"*"': run the jobs in it, or name another folder"* ]]
     run -2 --separate-stderr sq-window $args --dry-run --jobs k -i in.sq
     [[ $stderr == *"leave out --jobs"* ]]
     head -c 20000 in.sq >cut.sq
     run -3 --separate-stderr sq-window $args --jobs k -i cut.sq
     [ ! -e k/plan.tsv ]
+}
+
+@test "jobs: killed while they are written, the next run begins anew; what a living one writes is left alone" {
+    tiny_stream 5 6 8 2 >in.sq
+    sq-window $args --schedule blocks:3 --jobs ref -i in.sq
+    mkfifo slow
+    (head -c $(($(wc -c <in.sq) * 3 / 4)) in.sq; exec sleep 60) >slow 3>&- &
+    feeder=$!
+    sq-window $args --jobs j -i slow 3>&- &
+    pid=$!
+    for ((i = 0; i < 300; i++)); do [ ! -e j/000-001.sq ] || break; sleep 0.1; done
+    run -1 --separate-stderr sq-window $args --jobs j -i in.sq
+    echo "$stderr"
+    [ "$stderr" = "sq-window: error: another program writes jobs into 'j': wait for it, or remove 'plan.tsv.sq-tmp-$pid'" ]
+    kill -9 $pid
+    kill $feeder
+    wait || true
+    [ -e j/000-001.sq ] && [ -e j/arguments ] && [ -e j/plan.tsv.sq-tmp-$pid ] && [ ! -e j/plan.tsv ]
+    touch j/002-003.sq.sq-tmp-1 j/mine.out
+    run -1 --separate-stderr sq-window $args --jobs j -i in.sq
+    [[ $stderr == *"'j' is not empty, it has 'mine.out': "* ]]
+    [ -e j/000-001.sq ]
+    rm j/mine.out
+    sq-window $args --schedule blocks:3 --jobs j -i in.sq
+    diff <(ls j) <(ls ref)
+    cmp j/plan.tsv ref/plan.tsv
+    cmp j/arguments ref/arguments
+    for f in 000-002 003-004; do cmp <(sq-dump --digest j/$f.sq) <(sq-dump --digest ref/$f.sq); done
 }
 
 @test "jobs: a stream with a cursor makes the jobs that it makes without" {

@@ -132,6 +132,26 @@ END
     cmp a.sq b.sq
 }
 
+@test "resume: options that part behind hundreds of characters, or in the eighth digit, are others" {
+    tiny_stream 5 6 8 2 >in.sq
+    one="$args --rate 1 --epochs 1 --learn lwc -i in.sq"
+    first=$(printf '0000000-0000000,%.0s' {1..20})
+    mkdir a b c
+    sq-window $one --schedule "${first}0-1,2-3,4-4" --work a -o a.sq
+    run -1 --separate-stderr sq-window $one --schedule "${first}0-1,2-3,3-4" --work a -o b.sq
+    [[ $stderr == *"was made with --schedule ...0"*",0-1,2-3,4-4, this run has --schedule ...0"*",0-1,2-3,3-4: repeat"* ]]
+    windows=$(printf '%05d-%05d,' $(seq 0 21 | sed 'p'))
+    tiny_stream 24 2 4 0 >deep.sq
+    sq-window $one -i deep.sq --schedule layer --windows "${windows}22" --work b -o a.sq
+    run -1 --separate-stderr sq-window $one -i deep.sq --schedule layer --windows "${windows%,}" --work b -o b.sq
+    [[ $stderr == *"was made with --windows ..."*"-00021,22, this run has --windows ..."*"-00021: repeat"* ]]
+    one="$args --epochs 3 --learn lwc -i in.sq"
+    sq-window $one --gamma 0.33333333 --work c -o a.sq
+    run -1 --separate-stderr sq-window $one --gamma 0.333333334 --work c -o b.sq
+    [[ $stderr == *"was made with --rate 0.33333333 0.66666666 1, this run has --rate 0.333333334 "* ]]
+    [ ! -e b.sq ]
+}
+
 @test "resume: another model, other layers, other samples are refused by name" {
     tiny_stream 5 6 8 2 >in.sq
     mkdir w

@@ -64,8 +64,9 @@ static int teardown(void **state)
     return rmdir(dir);
 }
 
-/* What happens to one record on its way: its header may be changed, its payload too (it is a copy). */
-enum edit { KEEP, DROP, TWICE, SHORT };
+/* What happens to one record on its way: its header may be changed, its payload too (it is a copy). LATE: it comes, without
+ * payload, behind the embedding. */
+enum edit { KEEP, DROP, TWICE, SHORT, LATE };
 typedef enum edit (*edit_fn)(json_t *head, char *payload, int64_t bytes);
 
 static void rewrite(const char *from, edit_fn edit)
@@ -73,6 +74,7 @@ static void rewrite(const char *from, edit_fn edit)
     const struct sq_app app = {.prog = "test", .no_prov = true};
     struct sq_stream *in = NULL, *s = NULL;
     struct sq_record rec = {0};
+    json_t *late = NULL;
     int rc;
     assert_int_equal(sq_stream_open(&in, from, SQ_READ), 0);
     assert_int_equal(sq_stream_open(&s, bad, SQ_WRITE), 0);
@@ -83,11 +85,17 @@ static void rewrite(const char *from, edit_fn edit)
             assert_int_equal(sq_stream_payload(in, payload, (size_t)rec.bytes), 0);
         const enum edit what = edit(rec.head, payload, rec.bytes);
         const size_t bytes = (size_t)(what == SHORT ? rec.bytes / 2 : rec.bytes);
-        for (int i = what == DROP; i < (what == TWICE ? 2 : 1); i++)
+        for (int i = what == DROP || what == LATE; i < (what == TWICE ? 2 : 1); i++)
             assert_int_equal(sq_stream_put(s, rec.head, payload, bytes), 0);
+        const char *name = json_string_value(json_object_get(rec.head, "name"));
+        if (late && name && strcmp(name, SQ_EMBED_NAME) == 0)
+            assert_int_equal(sq_stream_put(s, late, NULL, 0), 0);
+        if (what == LATE)
+            late = json_incref(rec.head);
         free(payload);
     }
     assert_int_equal(rc, 0);
+    json_decref(late);
     sq_record_release(&rec);
     assert_int_equal(sq_stream_finish(&in), 0);
     assert_int_equal(sq_stream_finish(&s), 0);
@@ -203,6 +211,8 @@ EDIT(wrong_index)
 EDIT(cursor_gone) { UNUSED; return is(head, "cursor") && bytes > 0 ? DROP : KEEP; }
 EDIT(cursor_short) { UNUSED; return is(head, "cursor") && bytes > 0 ? SHORT : KEEP; }
 
+EDIT(cursor_late) { UNUSED; return is(head, "cursor") && bytes == 0 ? LATE : KEEP; }
+
 EDIT(cursor_moved)
 {
     UNUSED;
@@ -224,6 +234,14 @@ EDIT(cursor_backward)
     UNUSED;
     if (is(head, "cursor"))
         set_int(head, "float_layer", 0);
+    return KEEP;
+}
+
+EDIT(cursor_forward)
+{
+    UNUSED;
+    if (is(head, "cursor"))
+        set_int(head, "float_layer", 3);
     return KEEP;
 }
 
@@ -260,9 +278,11 @@ static const struct lie LIES[] = {
     {false, wrong_index, "layer"},
     {true, cursor_gone, "is missing; use --no-cursor"},
     {true, cursor_short, "--no-cursor"},
+    {true, cursor_late, "behind the embedding; use --no-cursor"},
     {true, cursor_moved, "--no-cursor"},
     {true, cursor_rate, "'rate'"},
     {true, cursor_backward, "'float_layer'"},
+    {true, cursor_forward, "layer 2 behind the cursor has not learned what its activations say"},
     {true, cursor_backend, "'cuda sm_90 bf16'"},
 };
 

@@ -113,6 +113,48 @@ static void names_that_cannot_be_written(void **state)
     sq_temp_remove(&t);
 }
 
+static void what_a_link_leads_to_is_replaced(void **state)
+{
+    struct sq_temp t = {0};
+    struct stat st;
+    (void)state;
+    touch("2");
+    for (int folder = 0; folder < 2; folder++) {
+        assert_int_equal(symlink("out2", out), 0);
+        assert_int_equal(folder ? sq_temp_folder(&t, out) : sq_temp_file(&t, out), 0);
+        assert_int_equal(fstat(t.fd, &st), 0);
+        const ino_t mine = st.st_ino;
+        assert_int_equal(sq_temp_finish(&t), 0);
+        assert_true(lstat(out, &st) == 0 && S_ISLNK(st.st_mode));
+        assert_true(stat(beside("2"), &st) == 0 && st.st_ino == mine);
+        assert_int_equal(unlink(out), 0);
+        if (!folder)
+            assert_true(unlink(beside("2")) == 0 && mkdir(beside("2"), 0777) == 0);
+    }
+    assert_int_equal(rmdir(beside("2")), 0);
+    assert_int_equal(symlink("nowhere", out), 0);
+    assert_int_equal(sq_temp_file(&t, out), 0);
+    assert_int_equal(sq_temp_finish(&t), 0);
+    assert_true(lstat(out, &st) == 0 && S_ISREG(st.st_mode));
+    assert_int_equal(unlink(out), 0);
+}
+
+static void nothing_but_its_like_is_replaced(void **state)
+{
+    struct sq_temp t = {0};
+    (void)state;
+    assert_int_equal(mkfifo(out, 0666), 0);
+    assert_int_equal(sq_temp_file(&t, out), SQ_E_ARG);
+    assert_non_null(strstr(sq_errmsg(), "out' is not a regular file"));
+    assert_int_equal(sq_temp_folder(&t, out), SQ_E_ARG);
+    assert_non_null(strstr(sq_errmsg(), "out' is not a directory"));
+    assert_int_equal(unlink(out), 0);
+    assert_int_equal(mkdir(out, 0777), 0);
+    assert_int_equal(sq_temp_file(&t, out), SQ_E_ARG);
+    assert_non_null(strstr(sq_errmsg(), "out' is a directory"));
+    assert_int_equal(rmdir(out), 0);
+}
+
 static void what_killed_writers_left_is_removed_and_nothing_else(void **state)
 {
     static const char *const stale[] = {".sq-tmp-1", ".sq-tmp-4194303"};
@@ -180,6 +222,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(a_file_gets_its_name_when_it_is_complete, setup, teardown),
         cmocka_unit_test_setup_teardown(a_folder_goes_with_the_files_in_it, setup, teardown),
         cmocka_unit_test_setup_teardown(names_that_cannot_be_written, setup, teardown),
+        cmocka_unit_test_setup_teardown(what_a_link_leads_to_is_replaced, setup, teardown),
+        cmocka_unit_test_setup_teardown(nothing_but_its_like_is_replaced, setup, teardown),
         cmocka_unit_test_setup_teardown(what_killed_writers_left_is_removed_and_nothing_else, setup, teardown),
         cmocka_unit_test_setup_teardown(that_of_a_living_writer_stays_until_it_is_killed, setup, teardown),
     };

@@ -24,11 +24,11 @@ struct sq_inspect_tensor {
 };
 int sq_inspect_tensor(FILE *f, const char *spec, const struct sq_inspect_tensor *want, bool json) SQ_MUSTUSE;
 
-struct sq_stats {
+struct sq_tensor_stats {
     int64_t n, zeros, nan, inf;
     double min, max, mean, rms; /* of the finite values; 0 if there are none */
 };
-void sq_stats_of(struct sq_stats *out, const struct sq_tensor *t);
+void sq_tensor_stats_of(struct sq_tensor_stats *out, const struct sq_tensor *t);
 
 /* What "same bytes" means: the digest over tokens, layer states and schemes, and every tensor, in their
  * order; nothing of provenance, side files, windows and cursors (schemas/stream.md). */

@@ -63,6 +63,8 @@ int sq_params_mirror(struct sq_params *p, const struct sq_params *from, const st
 int sq_params_get(struct sq_params *host, const struct sq_params *p) SQ_MUSTUSE;
 /* Allocate (first call) and zero gradients and moments: a fresh optimizer. */
 int sq_params_train(struct sq_params *p) SQ_MUSTUSE;
+/* floats of all its arrays together */
+int64_t sq_params_floats(const struct sq_params *p);
 /* what a set takes that is trained: values, gradients, moments, workspace */
 int64_t sq_params_bytes(const struct sq_params *p);
 /* of its mirror, on the device */

@@ -16,7 +16,8 @@ struct sq_temp {
     int fd;
 };
 
-/* Make an empty file, or folder, for target. SQ_E_IO, SQ_E_ARG: there is none then. */
+/* Make an empty file, or folder, for target; where that is a link, for what it leads to. Nothing else may lie there: no folder,
+ * FIFO or device in place of a file. SQ_E_IO, SQ_E_ARG: there is none then. */
 int sq_temp_file(struct sq_temp *t, const char *target) SQ_MUSTUSE;
 int sq_temp_folder(struct sq_temp *t, const char *target) SQ_MUSTUSE;
 /* Give it its name, in place of a file (an empty folder) that has it. What was written must be on disk; the name is then.
