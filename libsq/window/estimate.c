@@ -15,14 +15,6 @@ struct estimate {
     double step, eval; /* seconds of one layer: a step, a forward over all samples */
 };
 
-static int64_t count_params(const struct held *h)
-{
-    int64_t n = 0;
-    for (int64_t i = 0; i < h->p.nparam; i++)
-        n += h->p.param[i].n;
-    return n;
-}
-
 static int note_time(void *ctx, int64_t step, int64_t steps, double loss)
 {
     double *const at = ctx;
@@ -75,7 +67,7 @@ static int first_layer(struct pass *e, struct estimate *x)
     SQ_TRY(sq_alloc(&e->weight, e->acts.samples * e->acts.tokens));
     SQ_TRY(pass_advance_float(e, 1));
     const struct held *h = pass_held(e, 0);
-    x->params = count_params(h);
+    x->params = sq_params_floats(&h->p);
     for (int64_t i = 0; i < h->layer.ntensor; i++)
         x->tensor_bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
 out:

@@ -22,14 +22,6 @@ int64_t pass_spill_bytes(const struct pass *e)
     return 2 * (int64_t)acts_bytes(&e->acts);
 }
 
-static int64_t param_floats(const struct sq_params *p)
-{
-    int64_t n = 0;
-    for (int64_t i = 0; i < p->nparam; i++)
-        n += p->param[i].n;
-    return n;
-}
-
 /* a layer as it is held: its tensors, what was widened of them, its parameters and their copies: the guard's, the sum of
  * the gradients of a batch's parts, what was handed out to workers */
 static int64_t held_bytes(const struct held *h, const struct sq_plan *p)
@@ -38,7 +30,7 @@ static int64_t held_bytes(const struct held *h, const struct sq_plan *p)
     int64_t bytes = h->w.count * (int64_t)sizeof(float);
     for (int64_t i = 0; i < h->layer.ntensor; i++)
         bytes += (int64_t)sq_tensor_bytes(&h->layer.tensor[i]);
-    return bytes + copies * param_floats(&h->p) * (int64_t)sizeof(float) + sq_params_bytes(&h->p);
+    return bytes + copies * sq_params_floats(&h->p) * (int64_t)sizeof(float) + sq_params_bytes(&h->p);
 }
 
 static bool on_device(const struct pass *e)
@@ -73,7 +65,7 @@ int64_t pass_device_memory(const struct pass *e, const struct held *like, int64_
         sq_linear_shape(&r, &k, c, i);
         weights += r * k * (int64_t)sq_dtype_size(like->w.type);
     }
-    const int64_t sum = e->plan->shards > 1 ? 4 * param_floats(&like->p) : 0;
+    const int64_t sum = e->plan->shards > 1 ? 4 * sq_params_floats(&like->p) : 0;
     return sq_trainer_bytes(c, e->ops, &e->plan->scheme, widest, part, e->acts.tokens, recompute) +
            widest * (weights + sq_params_device_bytes(&like->p, c) + sum) + copies_bytes(e, part) +
            device_workspace(c, e->ops, rows);
