@@ -10,29 +10,44 @@ enum { NO_DEVICE = 77 };
 
 struct table {
     bool json;
-    double peak; /* bytes per second of the device, 0: unknown */
+    struct sq_gpu_info device;
     int64_t passed, failed;
 };
 
+/* The roofline: of the time of a run, that which the device's memory, or its products, need at their full rate; the larger
+ * one. 0: unknown. */
+static double roofline(const char **of, const struct sq_device_result *r, const struct sq_gpu_info *d)
+{
+    const double memory = d->bytes_per_second > 0 ? r->bytes / d->bytes_per_second : 0,
+                 products = d->flops_per_second > 0 ? r->flops / d->flops_per_second : 0;
+    *of = products > memory ? "bf16 products" : "memory";
+    return r->seconds > 0 ? fmax(memory, products) / r->seconds : 0;
+}
+
 static void put_text(const struct sq_device_result *r, const struct table *t)
 {
+    const char *of;
+    const double share = roofline(&of, r, &t->device);
+    char part[40] = "";
+    if (share > 0)
+        snprintf(part, sizeof part, " %4.0f %% of %s", 100 * share, of);
     if (r->fault)
         printf("%-16s %-44s FAILED: %s (nmse %.2g, limit %.2g)\n", r->op, r->shape, r->fault, r->nmse, r->limit);
     else if (r->seconds > 0)
         printf("%-16s %-44s %9.3f ms %8.1f GB/s %8.2f TFLOP/s%s\n", r->op, r->shape, 1e3 * r->seconds,
-               r->bytes / r->seconds / 1e9, r->flops / r->seconds / 1e12,
-               r->flops == 0 && t->peak > 0 && r->bytes / r->seconds < 0.5 * t->peak ? "  below half of the memory's"
-                                                                                     : "");
+               r->bytes / r->seconds / 1e9, r->flops / r->seconds / 1e12, part);
     else
         printf("%-16s %-44s nmse %.2g of %.2g\n", r->op, r->shape, r->nmse, r->limit);
 }
 
-static int put_json(const struct sq_device_result *r)
+static int put_json(const struct sq_device_result *r, const struct table *t)
 {
+    const char *of;
     json_t *nmse = isfinite(r->nmse) ? json_real(r->nmse) : json_null();
-    json_t *o = json_pack("{s:s, s:s, s:b, s:o, s:f, s:f, s:f, s:f}", "op", r->op, "shape", r->shape, "passed",
+    const double share = roofline(&of, r, &t->device);
+    json_t *o = json_pack("{s:s, s:s, s:b, s:o, s:f, s:f, s:f, s:f, s:f, s:s}", "op", r->op, "shape", r->shape, "passed",
                           r->fault == NULL, "nmse", nmse, "limit", r->limit, "seconds", r->seconds, "bytes", r->bytes,
-                          "flops", r->flops);
+                          "flops", r->flops, "share", share, "of", of);
     if (!o || (r->fault && json_object_set_new(o, "fault", json_string(r->fault)) != 0))
         return sq_fail(SQ_E_NOMEM, "no memory for a line of JSON");
     json_dumpf(o, stdout, JSON_COMPACT);
@@ -47,7 +62,7 @@ static int show(void *ctx, const struct sq_device_result *r)
     t->passed += !r->fault && r->seconds == 0;
     t->failed += r->fault != NULL;
     if (t->json)
-        return put_json(r);
+        return put_json(r, t);
     put_text(r, t);
     return 0;
 }
@@ -56,13 +71,15 @@ static void show_device(const struct sq_device *d, const struct sq_gpu_info *i, 
 {
     if (t->json)
         printf("{\"device\":\"%s\",\"backend\":\"%s\",\"capability\":%d,\"driver\":%d,\"runtime\":%d,\"bytes\":%" PRId64
-               ",\"free_bytes\":%" PRId64 ",\"processors\":%" PRId64 ",\"bytes_per_second\":%.4g}\n",
+               ",\"free_bytes\":%" PRId64 ",\"processors\":%" PRId64
+               ",\"bytes_per_second\":%.4g,\"flops_per_second\":%.4g}\n",
                i->name, d->name, i->capability, i->driver, i->runtime, i->bytes, i->free_bytes, i->processors,
-               i->bytes_per_second);
+               i->bytes_per_second, i->flops_per_second);
     else
-        printf("%s (%s): sm_%d, driver %d, runtime %d, %.1f of %.1f GB free, %" PRId64 " processors, %.0f GB/s\n",
+        printf("%s (%s): sm_%d, driver %d, runtime %d, %.1f of %.1f GB free, %" PRId64
+               " processors, %.0f GB/s, %.0f TFLOP/s of bf16\n",
                i->name, d->name, i->capability, i->driver, i->runtime, (double)i->free_bytes / 1e9,
-               (double)i->bytes / 1e9, i->processors, i->bytes_per_second / 1e9);
+               (double)i->bytes / 1e9, i->processors, i->bytes_per_second / 1e9, i->flops_per_second / 1e12);
 }
 
 /* NO_DEVICE (a status, not an error) where there is none to run on */
@@ -85,7 +102,6 @@ int main(int argc, char **argv)
     struct sq_app app;
     const struct sq_device *d = NULL;
     struct sq_gpu *g = NULL;
-    struct sq_gpu_info info;
     struct table t = {.json = false};
     bool emulate = false;
     int device;
@@ -113,9 +129,8 @@ int main(int argc, char **argv)
         rc = sq_fail((enum sq_err)rc, "%s", why);
         goto out;
     }
-    d->info(g, &info);
-    t.peak = info.bytes_per_second;
-    show_device(d, &info, &t);
+    d->info(g, &t.device);
+    show_device(d, &t.device, &t);
     SQ_TRY(sq_device_check(d, g, only, emulate ? SQ_CHECK_REPEATED : SQ_CHECK_TIMED, show, &t));
     if (!t.json)
         printf("%" PRId64 " passed, %" PRId64 " failed\n", t.passed, t.failed);

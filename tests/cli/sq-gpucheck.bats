@@ -38,6 +38,19 @@ assert rows[0]["backend"] == "emu"
 assert len(rows) > 30 and all(r["passed"] and r["op"].startswith("rowquant") for r in rows[1:])' <<<"$output"
 }
 
+@test "gpucheck: a large shape is timed, as a share of what the device's memory can" {
+    run -0 --separate-stderr wrong rated --only not_finite
+    [[ ${lines[0]} == "emulated sm_80 (emu): sm_80, "*", 1 GB/s, 1 TFLOP/s of bf16" ]]
+    [[ $output =~ "not_finite       n=1048576 "\ +[0-9.]+" ms "\ *[0-9.]+" GB/s "\ *"0.00 TFLOP/s "\ *[0-9]+" % of memory" ]]
+    run -0 --separate-stderr wrong rated --only not_finite --json
+    python3 -c 'import json, sys
+device, *rows = [json.loads(x) for x in sys.stdin]
+timed = [r for r in rows if r["seconds"] > 0]
+assert len(timed) == 1 and len(rows) == 7 and device["flops_per_second"] == 1e12, rows
+r = timed[0]
+assert r["of"] == "memory" and abs(r["share"] - r["bytes"] / 1e9 / r["seconds"]) < 1e-6 * r["share"] and r["bytes"] >= 4 << 20, r' <<<"$output"
+}
+
 @test "gpucheck: what is wrong is found, with status 4" {
     while read -r how op text; do
         run -4 --separate-stderr wrong "$how" --only "$op"

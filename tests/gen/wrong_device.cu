@@ -9,6 +9,7 @@
 static struct sq_device device;
 static struct sq_device_ops ops;
 static const struct sq_device_ops *right;
+static void (*right_info)(struct sq_gpu *g, struct sq_gpu_info *out);
 static int calls;
 
 static void outside(struct sq_gpu *g, float *y, const float *x, int64_t n)
@@ -83,6 +84,14 @@ static bool replay_refused(struct sq_gpu *, int)
     return false;
 }
 
+/* Right, and with a data sheet. */
+static void rated(struct sq_gpu *g, struct sq_gpu_info *out)
+{
+    right_info(g, out);
+    out->bytes_per_second = 1e9;
+    out->flops_per_second = 1e12;
+}
+
 static int open_none(struct sq_gpu **, int, char *why, size_t n)
 {
     strncpy(why, "none today", n);
@@ -98,6 +107,7 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
     const auto entry = reinterpret_cast<sq_device_entry_fn *>(dlsym(library, SQ_DEVICE_ENTRY));
     device = *entry();
     right = device.ops;
+    right_info = device.info;
     ops = *right;
     device.ops = &ops;
     device.record = record_nothing;
@@ -119,6 +129,8 @@ extern "C" __attribute__((visibility("default"))) const struct sq_device *sq_dev
         device.abi++;
     else if (strcmp(how, "unrecorded") == 0)
         device.replay = replay_refused;
+    else if (strcmp(how, "rated") == 0)
+        device.info = rated;
     else if (strcmp(how, "none") == 0) {
         device.count = no_devices;
         device.open = open_none;

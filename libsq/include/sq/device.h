@@ -31,7 +31,8 @@ struct sq_gpu_info {
     int64_t bytes, free_bytes;
     int64_t processors;
     int64_t later_bytes;     /* of free_bytes: what the runtime takes as it goes, for code, spilled registers, recordings */
-    double bytes_per_second; /* of its memory by data sheet, 0: unknown */
+    /* by data sheet, 0: unknown: of its memory; of products of bf16, sums in f32 */
+    double bytes_per_second, flops_per_second;
 };
 
 /* What a device computes. All arrays are in device memory, f32 row-major unless said otherwise; shapes, aliasing and

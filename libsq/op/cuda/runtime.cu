@@ -117,11 +117,21 @@ void gpu_stop(struct sq_gpu *g)
     g->runtime = nullptr;
 }
 
+/* Operations of bf16 products that a processor does in a clock, dense; some consumer devices do half. */
+static double flops_a_clock(int capability)
+{
+    return capability < SQ_GPU_BF16                     ? 0
+           : capability == 80                           ? 2048
+           : capability == 90                           ? 4096
+           : capability >= 100 && capability < 110      ? 8192
+                                                        : 1024;
+}
+
 void gpu_info(struct sq_gpu *g, struct sq_gpu_info *out)
 {
     cudaDeviceProp p;
     size_t free_bytes = 0, all = 0;
-    int clock = 0, bits = 0;
+    int clock = 0, bits = 0, hertz = 0;
     *out = {};
     if (failed(g, cudaGetDeviceProperties(&p, g->device), "its properties") ||
         failed(g, cudaMemGetInfo(&free_bytes, &all), "its memory"))
@@ -131,11 +141,13 @@ void gpu_info(struct sq_gpu *g, struct sq_gpu_info *out)
     cudaRuntimeGetVersion(&out->runtime);
     cudaDeviceGetAttribute(&clock, cudaDevAttrMemoryClockRate, g->device); /* kHz, two transfers a clock */
     cudaDeviceGetAttribute(&bits, cudaDevAttrGlobalMemoryBusWidth, g->device);
+    cudaDeviceGetAttribute(&hertz, cudaDevAttrClockRate, g->device); /* kHz */
     out->capability = g->capability;
     out->bytes = (int64_t)all;
     out->free_bytes = (int64_t)free_bytes;
     out->processors = p.multiProcessorCount;
     out->bytes_per_second = 2e3 * clock * bits / 8;
+    out->flops_per_second = 1e3 * hertz * p.multiProcessorCount * flops_a_clock(g->capability);
     out->later_bytes = 256 << 20;
 }
 
