@@ -12,7 +12,7 @@ static const char *const LOSS_NAME[] = {
 struct watch {
     struct pass *e;
     int64_t window, per_epoch, steps_done;
-    double rate, sum, started;
+    double rate, sum, started, before; /* before: layer-steps of the windows before it */
 };
 
 int64_t pass_picks(const struct pass *e)
@@ -63,7 +63,7 @@ static int on_step(void *ctx, int64_t step, int64_t steps, double loss)
     struct watch *w = ctx;
     const struct sq_window *win = &w->e->schedule.window[w->window];
     struct tally *t = w->e->tally;
-    t->done += (double)(win->last - win->first + 1);
+    t->done = w->before + (double)((step + 1) * (win->last - win->first + 1)); /* a window's retry begins anew */
     sq_app_progress(w->e->app, t->done, t->total, "window %" PRId64 "-%" PRId64 " at rate %g", win->first,
                     win->last, w->rate);
     w->sum += loss;
@@ -157,8 +157,8 @@ static int learn(json_t **record, struct pass *e, int64_t k, const struct finish
 {
     const double rate = w->scheme.rate;
     struct sq_window_job job = pass_training(e, k, rate, members);
-    struct watch watch = {.e = e, .window = k, .rate = rate, .started = sq_now()};
-    const double started = watch.started, done = e->tally->done;
+    const double started = sq_now(), done = e->tally->done;
+    struct watch watch = {.e = e, .window = k, .rate = rate, .started = started, .before = done};
     struct sq_window_result r;
     int64_t *order = NULL;
     int rc;
@@ -173,7 +173,7 @@ static int learn(json_t **record, struct pass *e, int64_t k, const struct finish
     if (job.workers)
         SQ_TRY(hand_out(e, w, &job));
     SQ_TRY(sq_window_learn(&r, e->trainer, &job));
-    e->tally->done = done + (double)(r.steps * job.n); /* a retry is not progress */
+    e->tally->done = done + (double)(r.steps * job.n);
     SQ_TRY(make_record(record, e, k, rate, &r));
     if (e->tally->folder)
         SQ_TRY(folder_save(e->tally->folder, w, *record));

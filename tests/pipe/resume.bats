@@ -295,3 +295,12 @@ END
     stop_and_go TERM 500
     stop_and_go INT 700
 }
+
+@test "progress: a window that is learned again takes its own back: never above 100 %, nor less than nothing left" {
+    sq-load -q "$ROOT/examples/tiny" | sq-calib -q -t "$ROOT/examples/tiny/calib.txt" -n 2 -l 48 --heldout 0 -o calib.sq
+    run -0 --separate-stderr sq-window -i calib.sq --no-prov -s W2A16 --init minmax --schedule layer --order window \
+        --epochs 12 --batch 1 --lr-lora 500 --lr-clip 500 --progress -o /dev/null
+    [[ $stderr == *" 16 retried"* ]]
+    [ "$(grep -c "100 % window 7-7" <<<"$stderr")" -ge 1 ]
+    run -1 grep -E "1(0[1-9]|[1-9][0-9]) % window|-[0-9]+ s left" <<<"$stderr"
+}
