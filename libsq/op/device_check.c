@@ -346,12 +346,14 @@ static int check_operation(const struct check_op *op, const struct sq_device *d,
                            enum sq_device_depth depth, sq_device_report *report, void *ctx)
 {
     struct sq_device_result r;
+    bool right = true;
     int rc = 0;
     for (int64_t s = 0; rc == 0 && s < op->shapes; s++) {
         rc = check_shape(&r, op, op->shape[s], d, g, depth == SQ_CHECK_ONCE ? 1 : RUNS);
         rc = rc < 0 ? rc : report(ctx, &r);
+        right &= !r.fault;
     }
-    if (rc == 0 && depth == SQ_CHECK_TIMED && op->large[0] > 0) {
+    if (rc == 0 && right && depth == SQ_CHECK_TIMED && op->large[0] > 0) {
         rc = time_shape(&r, op, d, g);
         rc = rc < 0 ? rc : report(ctx, &r);
     }
