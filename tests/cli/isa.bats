@@ -25,7 +25,7 @@ window="sq-window -s W2A16 --epochs 1 --schedule slider:2,2 --seed 1"
 
 @test "isa: one that the processor lacks is refused in one line" {
     tiny_stream 5 3 8 2 >in.sq
-    [ "$here" != avx512 ] || skip "this processor has all of them"
+    [ "$here" != avx512 ] || skip "skipped: this processor has all of them"
     SQ_ISA=avx512 run -1 --separate-stderr $window -i in.sq -o out.sq
     [ "$stderr" = "sq-window: error: SQ_ISA is 'avx512', which this processor does not have: it has $here" ]
     [ ! -e out.sq ]
@@ -47,7 +47,7 @@ window="sq-window -s W2A16 --epochs 1 --schedule slider:2,2 --seed 1"
 }
 
 @test "isa: the AVX-512 kernels use its registers, those of AVX2 do not" {
-    [ "$(uname -m)" = x86_64 ] || skip "not x86-64"
+    [ "$(uname -m)" = x86_64 ] || skip "skipped: not x86-64"
     objects=$build/obj/libsq/op/cpu
     zmm() {
         objdump -d --no-show-raw-insn "$objects/vec_$1.o" | grep -cE '%zmm'
