@@ -83,4 +83,5 @@ void sq_block_forward(float *y, const float *x, const struct sq_block *b, const 
         mlp(y, b, r, n, t, stats);
     if (stats)
         stats->tokens += n;
+    sq_trace_aside(t, n);
 }

@@ -87,19 +87,25 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
     return at;
 }
 
-/* Sets the pointers; with base NULL it only counts floats. */
+/* What a forward leaves, one array behind the other. */
+static int64_t lay_out_left(struct sq_trace *t, float *base)
+{
+    struct part part[OUTPUTS], rest[EXACT];
+    outputs(part, t, t->rows);
+    exact(rest, t, t->rows);
+    return place(base, place(base, 0, rest, EXACT), part, OUTPUTS);
+}
+
+/* Sets the pointers; with base NULL it only counts floats. What a forward leaves comes first, gate and up last of it. */
 static int64_t lay_out(struct sq_trace *t, float *base)
 {
     const struct sq_config *cfg = t->cfg;
     const int64_t n = t->rows, q = n * cfg->heads * cfg->head_dim, kv = n * cfg->kv_heads * cfg->head_dim;
     const struct part heads[] = {{&t->qq, q}, {&t->kq, kv}, {&t->vq, kv}, {&t->dq, q}, {&t->dk, kv}, {&t->dv, kv}};
-    struct part part[OUTPUTS], rest[EXACT];
+    struct part part[OUTPUTS];
     outputs(part, t, n);
-    exact(rest, t, n);
-    int64_t at = place(base, 0, rest, EXACT);
-    at = lay_out_workspace(t, base, at);
-    at = place(base, at, part, OUTPUTS - 2);
-    return SQ_MAX(place(base, at, part + OUTPUTS - 2, 2), place(base, at, heads, SQ_COUNT(heads)));
+    const int64_t end = lay_out_left(t, base), gate = end - place(NULL, 0, part + OUTPUTS - 2, 2);
+    return lay_out_workspace(t, base, SQ_MAX(end, place(base, gate, heads, SQ_COUNT(heads))));
 }
 
 int64_t sq_trace_bytes(const struct sq_config *cfg, const struct sq_ops *home, int64_t batch, int64_t tokens)
@@ -120,10 +126,11 @@ int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struc
     t->home = home;
     t->rows = batch * tokens;
     t->routing = (struct sq_routing){.experts = cfg->experts, .top = cfg->top, .renorm = cfg->renorm};
-    SQ_TRY(sq_alloc(&t->first, cfg->experts + 1));
+    SQ_TRY(sq_alloc(&t->own_first, cfg->experts + 1));
     SQ_TRY(home->alloc(&all, (size_t)lay_out(t, NULL) * sizeof(float)));
     t->all = all;
     lay_out(t, t->all);
+    sq_trace_keep(t, NULL);
     *out = t;
     return 0;
 out:
@@ -136,7 +143,7 @@ void sq_trace_free(struct sq_trace **t)
     if (!*t)
         return;
     (*t)->home->release((*t)->all);
-    sq_free((*t)->first);
+    sq_free((*t)->own_first);
     sq_free(*t);
     *t = NULL;
 }
@@ -145,51 +152,31 @@ void sq_trace_free(struct sq_trace **t)
 
 struct sq_kept {
     const struct sq_ops *home;
-    struct sq_floats outputs, exact;
+    enum sq_dtype type;
+    void *all;      /* f32: a forward's own arrays; bf16: its exact ones, then its outputs */
     int64_t *first; /* the trace's */
 };
 
-static int64_t count(const struct part *part, int n)
-{
-    int64_t sum = 0;
-    for (int i = 0; i < n; i++)
-        sum += part[i].count;
-    return sum;
-}
-
-/* Elements of a forward of n rows: the outputs; what stays exact. */
-static void kept_counts(int64_t counts[2], const struct sq_config *cfg, int64_t n)
-{
-    struct sq_trace t = {.cfg = cfg};
-    struct part part[OUTPUTS], rest[EXACT];
-    outputs(part, &t, n);
-    exact(rest, &t, n);
-    counts[0] = count(part, OUTPUTS);
-    counts[1] = count(rest, EXACT);
-}
-
 int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type)
 {
-    int64_t counts[2];
-    kept_counts(counts, cfg, batch * tokens);
-    return counts[0] * (int64_t)sq_dtype_size(type) + counts[1] * (int64_t)sizeof(float);
+    struct sq_trace t = {.cfg = cfg, .rows = batch * tokens};
+    struct part part[OUTPUTS];
+    outputs(part, &t, t.rows);
+    const int64_t all = lay_out_left(&t, NULL), narrow = place(NULL, 0, part, OUTPUTS);
+    return (all - narrow) * (int64_t)sizeof(float) + narrow * (int64_t)sq_dtype_size(type);
 }
 
 int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
                 int64_t tokens, enum sq_dtype type)
 {
     struct sq_kept *k = NULL;
-    int64_t counts[2];
     int rc;
     *out = NULL;
-    kept_counts(counts, cfg, batch * tokens);
     SQ_TRY(sq_alloc(&k, 1));
     k->home = home;
-    k->outputs.type = type;
-    k->exact.type = SQ_F32;
+    k->type = type;
     SQ_TRY(sq_alloc(&k->first, cfg->experts + 1));
-    SQ_TRY(home->alloc(&k->outputs.x, (size_t)counts[0] * sq_dtype_size(type)));
-    SQ_TRY(home->alloc(&k->exact.x, (size_t)counts[1] * sizeof(float)));
+    SQ_TRY(home->alloc(&k->all, (size_t)sq_kept_bytes(cfg, batch, tokens, type)));
     *out = k;
     return 0;
 out:
@@ -201,43 +188,55 @@ void sq_kept_free(struct sq_kept **k)
 {
     if (!*k)
         return;
-    (*k)->home->release((*k)->outputs.x);
-    (*k)->home->release((*k)->exact.x);
+    (*k)->home->release((*k)->all);
     sq_free((*k)->first);
     sq_free(*k);
     *k = NULL;
 }
 
-static void put(struct sq_floats to, const struct sq_ops *home, const struct part *part, int n)
+void sq_trace_keep(struct sq_trace *t, struct sq_kept *k)
 {
-    for (int i = 0; i < n; to = sq_floats_from(to, part[i++].count))
-        home->narrow(to, *part[i].at, part[i].count);
+    t->kept = k;
+    t->first = k ? k->first : t->own_first;
+    lay_out_left(t, k && k->type == SQ_F32 ? k->all : t->all);
 }
 
-static void get(struct sq_floats from, const struct sq_ops *home, const struct part *part, int n)
+/* Between the trace and bf16, n rows: the exact ones in f32, the outputs behind them. */
+static void each_kept(struct sq_trace *t, int64_t n, void (*copy)(const struct sq_ops *home, struct sq_floats kept, float *x, int64_t count))
 {
-    for (int i = 0; i < n; from = sq_floats_from(from, part[i++].count))
-        home->widen(*part[i].at, from, part[i].count);
+    struct part part[EXACT + OUTPUTS];
+    struct sq_floats at = {SQ_F32, t->kept->all};
+    exact(part, t, n);
+    outputs(part + EXACT, t, n);
+    for (int i = 0; i < EXACT + OUTPUTS; at = sq_floats_from(at, part[i++].count)) {
+        at.type = i < EXACT ? SQ_F32 : SQ_BF16;
+        copy(t->home, at, *part[i].at, part[i].count);
+    }
 }
 
-void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n)
+static void put(const struct sq_ops *home, struct sq_floats kept, float *x, int64_t count)
 {
-    struct part part[OUTPUTS], rest[EXACT];
-    outputs(part, t, n);
-    exact(rest, t, n);
-    put(k->outputs, t->home, part, OUTPUTS);
-    put(k->exact, t->home, rest, EXACT);
-    memcpy(k->first, t->first, (size_t)(t->cfg->experts + 1) * sizeof *k->first);
+    home->narrow(kept, x, count);
 }
 
-void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n)
+static void get(const struct sq_ops *home, struct sq_floats kept, float *x, int64_t count)
 {
-    struct part part[OUTPUTS], rest[EXACT];
-    outputs(part, t, n);
-    exact(rest, t, n);
-    get(k->outputs, t->home, part, OUTPUTS);
-    get(k->exact, t->home, rest, EXACT);
-    memcpy(t->first, k->first, (size_t)(t->cfg->experts + 1) * sizeof *t->first);
+    home->widen(x, kept, count);
+}
+
+void sq_trace_aside(struct sq_trace *t, int64_t n)
+{
+    if (t->kept && t->kept->type != SQ_F32)
+        each_kept(t, n, put);
+}
+
+void sq_trace_restore(struct sq_trace *t, struct sq_kept *k, int64_t n)
+{
+    sq_trace_keep(t, k);
+    if (!k)
+        return;
+    if (k->type != SQ_F32)
+        each_kept(t, n, get);
     if (t->cfg->experts > 0)
         sq_moe_dispatch(t, t->home, n);
 }

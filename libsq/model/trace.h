@@ -15,6 +15,7 @@ struct sq_trace {
     const struct sq_config *cfg;
     const struct sq_ops *home; /* in whose memory the arrays lie */
     int64_t rows; /* N it was allocated for */
+    struct sq_kept *kept; /* where the forward at hand leaves what its backward needs; NULL: here */
     /* for the backward */
     float *qraw, *kraw;                    /* [N,H*D], [N,KV*D] before q/k norm; NULL without it */
     float *q, *k, *v;                      /* after RoPE, before rounding */
@@ -23,7 +24,7 @@ struct sq_trace {
     float *gate, *up;                      /* [S,F]; the backward leaves their gradients in them, then needs them no more */
     float *rrms1, *rrms2, *rrmsq, *rrmsk;  /* [N], [N], [N*H], [N*KV] */
     struct sq_routing routing;             /* of its arrays prob is set aside, the others are made again from it */
-    int64_t *first;                        /* [E+1] routing.begin, the host's: products are queued by their sizes */
+    int64_t *first, *own_first;            /* [E+1] routing.begin, the host's: products are queued by their sizes */
     /* workspace */
     float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form, if any */
     float *in, *mul, *dmul, *dlogit;       /* experts: [S,C], [S,F], [S,F], [N,E] */
@@ -36,6 +37,9 @@ struct sq_trace {
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
     float *all;                            /* the allocation */
 };
+
+/* Behind a forward of n rows: what is kept in another type goes there. */
+void sq_trace_aside(struct sq_trace *t, int64_t n);
 
 static inline bool sq_rounds(const struct sq_run *r)
 {

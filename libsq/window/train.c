@@ -54,11 +54,17 @@ static int64_t lay_out_gains(struct sq_trainer *t, float *base)
     return at + t->cfg.experts * t->cfg.hidden;
 }
 
-/* Products that round their operands lose nothing when a folded layer is rounded before, and little when what they made is
- * rounded while it waits for the backward. */
+/* Products that round their operands lose nothing when a folded layer is rounded before. */
 static enum sq_dtype product_type(const struct sq_ops *ops)
 {
     return ops->precision == SQ_BF16_PRODUCTS ? SQ_BF16 : SQ_F32;
+}
+
+/* They lose little when what they made is rounded while it waits for the backward. On a device the two passes over memory
+ * cost more than half the bytes are worth. */
+static enum sq_dtype kept_type(const struct sq_ops *ops)
+{
+    return ops == ops->host ? product_type(ops) : SQ_F32;
 }
 
 static bool has_codes(const struct sq_config *c, const struct sq_ops *ops, const struct sq_scheme *s)
@@ -87,7 +93,7 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
     const int64_t acts = batch * tokens * cfg->hidden;
     return layers * weights + router + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
            sq_trace_bytes(cfg, ops, batch, tokens) +
-           (recompute ? 0 : layers - 1) * sq_kept_bytes(cfg, batch, tokens, type);
+           (recompute ? 0 : layers - 1) * sq_kept_bytes(cfg, batch, tokens, kept_type(ops));
 }
 
 static int alloc_floats(float **out, const struct sq_trainer *t, int64_t n)
@@ -405,19 +411,22 @@ static void receive(void *ctx, int64_t linear, int64_t first, int64_t last, floa
     (void)sq_work_begin(before);
 }
 
+/* Where layer k leaves what its backward needs; NULL: in the trace, which no other layer uses before, or nowhere. */
+static struct sq_kept *kept_of(const struct sq_trainer *t, const struct sq_window_job *job, int64_t k)
+{
+    return k < job->n - 1 && !job->recompute ? t->kept[k] : NULL;
+}
+
 /* A layer but the last one leaves the trace to the next: what its backward needs comes back, or is made again, rounded
  * alike. */
 static void bring_back(struct sq_trainer *t, const struct sq_window_job *job, int64_t k, const struct sq_run *run,
                        int64_t n)
 {
-    if (k == job->n - 1)
+    sq_trace_restore(t->trace, kept_of(t, job, k), n * t->tokens);
+    if (k == job->n - 1 || !job->recompute)
         return;
-    if (!job->recompute) {
-        sq_trace_restore(t->trace, t->kept[k], n * t->tokens);
-        return;
-    }
     sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, t->trace, NULL);
-    sq_trace_round(t->trace, product_type(t->ops), n * t->tokens);
+    sq_trace_round(t->trace, kept_type(t->ops), n * t->tokens);
 }
 
 /* d: in, the gradient at the output of layer k; out, at its input */
@@ -456,9 +465,8 @@ static int part_forward(struct sq_trainer *t, const struct sq_window_job *job, c
 {
     int rc = 0;
     for (int64_t k = 0; rc == 0 && k < job->n; k++) {
+        sq_trace_keep(t->trace, kept_of(t, job, k));
         sq_block_forward(t->x[k + 1], t->x[k], &t->folded[k], run, n, t->trace, NULL);
-        if (k < job->n - 1 && !job->recompute)
-            sq_trace_keep(t->kept[k], t->trace, n * t->tokens);
         rc = sq_stop_check();
     }
     return rc;
@@ -471,6 +479,7 @@ static int part_backward(struct sq_trainer *t, const struct sq_window_job *job, 
         backward(t->x[job->n], t, job, k, run, n);
         rc = sq_stop_check();
     }
+    sq_trace_keep(t->trace, NULL);
     count_odd(t, job);
     return rc;
 }
@@ -524,7 +533,7 @@ int train_init(struct sq_trainer *t, const struct sq_window_job *job)
 {
     for (int64_t k = 0; k < job->n - 1 && !job->recompute; k++) {
         const int rc = t->kept[k] ? 0
-                                  : sq_kept_new(&t->kept[k], &t->cfg, t->ops, t->batch, t->tokens, product_type(t->ops));
+                                  : sq_kept_new(&t->kept[k], &t->cfg, t->ops, t->batch, t->tokens, kept_type(t->ops));
         if (rc < 0)
             return rc;
     }

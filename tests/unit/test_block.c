@@ -445,19 +445,19 @@ static void test_gradient_strips(void **state)
 static void grad_after_other(float *d, struct layer *l, const struct sq_run *r, struct sq_kept *kept, enum sq_dtype type)
 {
     float *y = calloc((size_t)l->n, sizeof *y);
+    sq_trace_keep(l->t, kept);
     sq_block_forward(y, l->x, &l->b, r, 1, l->t, NULL);
     mse(d, y, l->target, l->n / B);
-    if (kept)
-        sq_trace_keep(kept, l->t, T);
+    sq_trace_keep(l->t, NULL);
     sq_block_forward(y, l->target, &l->b, r, B, l->t, NULL);
-    if (kept) {
-        sq_trace_restore(l->t, kept, T);
-    } else {
+    sq_trace_restore(l->t, kept, T);
+    if (!kept) {
         sq_block_forward(y, l->x, &l->b, r, 1, l->t, NULL);
         sq_trace_round(l->t, type, T);
     }
     memset(l->db.all, 0, (size_t)l->db.count * sizeof *l->db.all);
     backward(d, &l->db, l->x, &l->b, r, 1, l->t);
+    sq_trace_keep(l->t, NULL);
     free(y);
 }
 
@@ -670,7 +670,8 @@ static void test_sizes(void **state)
     sq_block_release(&b);
     sq_block_release(&b);
     assert_true(sq_trace_bytes(&c, backend(0), 1, T) > T * (2 * c.ffn + 4 * c.hidden) * 4);
-    assert_int_equal(sq_kept_bytes(&c, 2, T, SQ_F32), 2 * sq_kept_bytes(&c, 1, T, SQ_F32));
+    const int64_t kept = 2 * sq_kept_bytes(&c, 1, T, SQ_F32) - sq_kept_bytes(&c, 2, T, SQ_F32);
+    assert_true(kept >= 0 && kept < 16 * 64); /* arrays start on cache lines */
     assert_true(sq_kept_bytes(&c, 2, T, SQ_BF16) < sq_kept_bytes(&c, 2, T, SQ_F32) * 7 / 10);
     assert_true(sq_kept_bytes(&c, 2, T, SQ_F32) < sq_trace_bytes(&c, backend(0), 2, T));
 }

@@ -454,8 +454,7 @@ static void test_memory(void **state)
     (void)state;
     struct tiny m = TINY;
     struct sq_window_opts o = options();
-    int64_t peak[2];
-    const int64_t before = sq_mem_used();
+    int64_t peak[2], used[2];
     o.schedule = "slider:2,2,2,1";
     o.epochs = 1;
     for (int i = 0; i < 2; i++) {
@@ -463,8 +462,9 @@ static void test_memory(void **state)
         assert_int_equal(tiny_write(path[1], &m), 0);
         run(path[2], path[1], &o);
         peak[i] = sq_mem_peak();
-        assert_int_equal(sq_mem_used(), before);
+        used[i] = sq_mem_used();
     }
+    assert_int_equal(used[1], used[0]); /* oneDNN's code for the shapes of the first run stays */
     /* the schedule itself grows: 16 bytes a window */
     if (peak[1] > peak[0] + 4096)
         fail_msg("peak memory grew from %d to %d bytes", (int)peak[0], (int)peak[1]);

@@ -54,16 +54,17 @@ int sq_trace_new(struct sq_trace **out, const struct sq_config *cfg, const struc
 void sq_trace_free(struct sq_trace **t);
 int64_t sq_trace_bytes(const struct sq_config *cfg, const struct sq_ops *home, int64_t batch, int64_t tokens);
 
-/* What the backward needs of a forward, set aside while the trace serves other layers: outputs of products in `type`
- * (SQ_F32, or SQ_BF16 in half the bytes), queries, keys and what is small in f32, the rest made again. */
+/* What the backward needs of a forward, while the trace serves other layers: in SQ_F32 the forward leaves it there itself; in
+ * SQ_BF16 outputs of products are copied there, in half the bytes, queries, keys and what is small in f32. */
 struct sq_kept;
 int sq_kept_new(struct sq_kept **out, const struct sq_config *cfg, const struct sq_ops *home, int64_t batch,
                 int64_t tokens, enum sq_dtype type) SQ_MUSTUSE;
 void sq_kept_free(struct sq_kept **k);
 int64_t sq_kept_bytes(const struct sq_config *cfg, int64_t batch, int64_t tokens, enum sq_dtype type);
-/* The trace of a forward of n rows, aside and back. */
-void sq_trace_keep(struct sq_kept *k, struct sq_trace *t, int64_t n);
-void sq_trace_restore(struct sq_trace *t, const struct sq_kept *k, int64_t n);
+/* Where the next forward leaves it, which has at most the tokens that k was made for; NULL: in the trace, as at first. */
+void sq_trace_keep(struct sq_trace *t, struct sq_kept *k);
+/* Before the backward of a forward of n rows that left it in k. */
+void sq_trace_restore(struct sq_trace *t, struct sq_kept *k, int64_t n);
 /* As if kept and restored, in place. */
 void sq_trace_round(struct sq_trace *t, enum sq_dtype type, int64_t n);
 
