@@ -9,25 +9,53 @@
  * threads, no shared memory. */
 #include "rowquant_warp.h"
 
+enum { USUAL = 4 }; /* the rank that has instances of its own, B's row in registers; 0: any */
+
+/* Row i of W~; its element (i, j) is row(i)(j). */
 struct folded_rows {
     gpu_floats w;
     const float *c, *r, *a, *b;
     int64_t rank, cols;
+};
 
-    __device__ float operator()(int64_t i, int64_t j) const
+template <int RANK> struct folded_row {
+    folded_rows z;
+    int64_t at;
+    float r, b[RANK ? RANK : 1];
+
+    __device__ folded_row(const folded_rows &from, int64_t i) : z(from), at(i * from.cols), r(from.r ? from.r[i] : 1)
     {
-        float f = w.at(i * cols + j);
-        if (c)
-            f *= c[j];
-        if (r)
-            f *= r[i];
-        if (rank > 0) {
-            float sum = b[i * rank] * a[j];
-            for (int64_t t = 1; t < rank; t++)
-                sum += b[i * rank + t] * a[t * cols + j];
-            f += sum / (float)rank;
+        for (int t = 0; t < RANK; t++)
+            b[t] = z.b[i * RANK + t];
+        z.b += i * z.rank;
+    }
+
+    __device__ float operator()(int64_t j) const
+    {
+        float f = z.w.at(at + j), sum = 0;
+        if (z.c)
+            f *= z.c[j];
+        f *= r;
+        if constexpr (RANK > 0) {
+            sum = b[0] * z.a[j];
+            for (int t = 1; t < RANK; t++)
+                sum += b[t] * z.a[t * z.cols + j];
+            return f + sum / (float)RANK;
         }
-        return f;
+        if (z.rank == 0)
+            return f;
+        sum = z.b[0] * z.a[j];
+        for (int64_t t = 1; t < z.rank; t++)
+            sum += z.b[t] * z.a[t * z.cols + j];
+        return f + sum / (float)z.rank;
+    }
+};
+
+template <int RANK> struct folded_source {
+    folded_rows z;
+    __device__ folded_row<RANK> row(int64_t i) const
+    {
+        return {z, i};
     }
 };
 
@@ -45,6 +73,7 @@ struct into_floats {
     }
 };
 
+template <int RANK>
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     fold_groups(gpu_floats to, folded_rows z, warp_rows r, struct sq_codes code)
 {
@@ -55,7 +84,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
                 code.q[row * code.ld + j] = (uint8_t)whole;
             sum += (int32_t)whole;
         };
-        const rq_grid g = warp_round(r, i, z, into_floats{to, r.cols}, keep);
+        const rq_grid g = warp_round(r, i, folded_source<RANK>{z}, into_floats{to, r.cols}, keep);
         sum = warp_sum(sum);
         if (code.q && threadIdx.x % GPU_LANES == 0) {
             code.scale[i] = g.s;
@@ -65,11 +94,12 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     }
 }
 
+template <int RANK>
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r)
 {
     GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_unround(r, i, z, dw, du, dl, dw);
+        warp_unround(r, i, folded_source<RANK>{z}, dw, du, dl, dw);
 }
 
 enum { RANKS = 4 }; /* at a time, in registers */
@@ -149,7 +179,8 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
         a->code->cols = r.covered;
         code = *a->code;
     }
-    GPU_LAUNCH(g, fold_groups, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, to, z, r, code);
+    const auto run = a->rank == USUAL ? fold_groups<USUAL> : fold_groups<0>;
+    GPU_LAUNCH(g, run, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, to, z, r, code);
 }
 
 void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
@@ -159,7 +190,8 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
     const folded_rows z = folded_of(a);
     if (fold_refused(g, a))
         return;
-    GPU_LAUNCH(g, fold_unround, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, dw, du, dl, z, r);
+    const auto run = a->rank == USUAL ? fold_unround<USUAL> : fold_unround<0>;
+    GPU_LAUNCH(g, run, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, dw, du, dl, z, r);
     for (int64_t first = 0; first == 0 || first < a->rank; first += RANKS) {
         const int64_t ranks = SQ_MIN((int64_t)RANKS, a->rank - first);
         float *rows = first == 0 ? dr : nullptr, *cols = first == 0 ? dc : nullptr;

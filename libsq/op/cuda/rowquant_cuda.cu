@@ -13,21 +13,38 @@
 
 static_assert((int)RQ_ROUND <= (int)GPU_ROW_BLOCK, "a round has a thread for every pair");
 
+struct plain_row {
+    const float *z;
+    __device__ float operator()(int64_t j) const
+    {
+        return z[j];
+    }
+};
+
 struct plain_rows {
     const float *z;
     int64_t cols;
-    __device__ float operator()(int64_t row, int64_t j) const
+    __device__ plain_row row(int64_t i) const
     {
-        return z[row * cols + j];
+        return {z + i * cols};
+    }
+};
+
+struct floats_row {
+    gpu_floats z;
+    int64_t at;
+    __device__ float operator()(int64_t j) const
+    {
+        return z.at(at + j);
     }
 };
 
 struct floats_rows {
     gpu_floats z;
     int64_t cols;
-    __device__ float operator()(int64_t row, int64_t j) const
+    __device__ floats_row row(int64_t i) const
     {
-        return z.at(row * cols + j);
+        return {z, i * cols};
     }
 };
 

@@ -2,9 +2,9 @@
  * are made as they are read (fold_cuda.cu). Private to op/cuda.
  *
  * The formula is that of docs/method.md 1, in the reference's order of operations (op/rowquant_group.h), so codes and
- * rounded values have its bits: extremes do not depend on an order, the rest is per element. A source gives value (row, column), a
- * sink takes it. Values are made twice (extremes, rounding) and a third time where extremes get a share of the
- * gradient: the second time they come from the caches. */
+ * rounded values have its bits: extremes do not depend on an order, the rest is per element. A source has rows, a row
+ * gives the value of a column, a sink takes (row, column, value). Values are made twice (extremes, rounding): the second
+ * time they come from the caches. */
 #ifndef SQ_ROWQUANT_WARP_H
 #define SQ_ROWQUANT_WARP_H
 
@@ -42,8 +42,9 @@ static __device__ inline warp_group warp_group_of(const warp_rows &r, int64_t i)
 template <class Z> static __device__ rq_grid warp_grid(const warp_rows &r, int64_t i, const warp_group &s, const Z &z)
 {
     float max = -HUGE_VALF, min = HUGE_VALF;
+    const auto value = z.row(s.row);
     GPU_LANE_LOOP (j, s.n) {
-        const float v = z(s.row, s.first + j);
+        const float v = value(s.first + j);
         max = v > max ? v : max;
         min = v < min ? v : min;
     }
@@ -73,8 +74,9 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
     rq_grid g = {};
     if (rounds)
         g = warp_grid(r, i, s, z);
+    const auto value = z.row(s.row);
     GPU_LANE_LOOP (j, s.n) {
-        const float v = z(s.row, s.first + j);
+        const float v = value(s.first + j);
         if (j < s.covered) {
             const warp_value w = warp_value_of(v, g, low, high);
             to(s.row, s.first + j, w.rounded);
@@ -97,10 +99,12 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
     if (r.p.bits < 16) {
         const float low = rq_low(&r.p), high = rq_high(&r.p);
         const rq_grid g = warp_grid(r, i, s, z);
+        const auto value = z.row(s.row);
         double sum = 0;
+        int64_t jmax = 0, jmin = 0; /* the lane's last extremes */
         int nmax = 0, nmin = 0;
         GPU_LANE_LOOP (j, s.n) {
-            const float v = z(s.row, s.first + j), d = dy[at + j];
+            const float v = value(s.first + j), d = dy[at + j];
             float to = d;
             if (j < s.covered) {
                 const float x = v / g.s, whole = rintf(x) + g.zp;
@@ -110,21 +114,28 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
                 to = in ? d : 0;
             }
             dz[at + j] = to;
-            nmax += v == g.max;
-            nmin += v == g.min;
+            if (v == g.max)
+                jmax = j, nmax++;
+            if (v == g.min)
+                jmin = j, nmin++;
         }
         b = rq_back_of(&r.p, &g, warp_sum(sum));
-        nmax = warp_sum(nmax);
-        nmin = warp_sum(nmin);
-        const float dmax = nmax ? (float)(b.max / nmax) : 0, dmin = nmin ? (float)(b.min / nmin) : 0;
-        if (b.max != 0 || b.min != 0)
+        const int maxima = warp_sum(nmax), minima = warp_sum(nmin);
+        const float dmax = maxima ? (float)(b.max / maxima) : 0, dmin = minima ? (float)(b.min / minima) : 0;
+        if (nmax <= 1 && nmin <= 1) { /* as nearly always: no third look at the values */
+            if (nmax)
+                dz[at + jmax] += dmax;
+            if (nmin)
+                dz[at + jmin] += dmin;
+        } else {
             GPU_LANE_LOOP (j, s.n) {
-                const float v = z(s.row, s.first + j);
+                const float v = value(s.first + j);
                 if (v == g.max)
                     dz[at + j] += dmax;
                 if (v == g.min)
                     dz[at + j] += dmin;
             }
+        }
     } else {
         GPU_LANE_LOOP (j, s.n)
             dz[at + j] = dy[at + j];
