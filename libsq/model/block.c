@@ -270,6 +270,7 @@ void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_
     float *dbias = b->bias[linear] ? t->dbias : NULL;
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
+    const int64_t wanted = g->columns ? g->columns(g->ctx, linear) : cols;
     if (dbias) {
         r->ops->clear(dbias, (size_t)rows * sizeof *dbias);
         r->ops->bias_grad(dbias, dy.x, n, rows);
@@ -279,10 +280,14 @@ void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_
         part.transposed = true;
         last = SQ_MIN(first + sq_grad_strip(rows, cols), rows);
         const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-        r->ops->gemm(t->dw, cols, part, x.as, last - first, cols, n, false, rounds_products(r));
+        if (wanted < cols)
+            r->ops->clear(t->dw, (size_t)((last - first) * cols) * sizeof *t->dw);
+        r->ops->gemm(t->dw, cols, part, x.as, last - first, wanted, n, false, rounds_products(r));
         (void)sq_work_begin(before);
         g->linear(g->ctx, linear, first, last, t->dw, dbias ? dbias + first : NULL);
     }
+    if (wanted < cols)
+        g->rest(g->ctx, linear, dy.as, behind(x.as, wanted), n, t->low);
 }
 
 void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

@@ -68,6 +68,7 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
         {&t->in, slots * C},   {&t->mul, slots * F}, {&t->dmul, slots * F},
         {&t->z, z},            {&t->zq, z},          {&t->dw, weights},
         {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, n * E},
+        {&t->low, mlp * SQ_LOW},
         {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
         {&chosen, slots},      {&slot, 2 * slots},   {&token, 2 * slots},
         {&begin, moe ? 2 * E + 2 : 0}, {&dshare, 2 * slots}, {&t->routing.share, slots},

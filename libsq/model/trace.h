@@ -35,6 +35,7 @@ struct sq_trace {
                                               of their outputs [S, max(C, (H + 2 KV)*D, 2 F)]; NULL where gemm rounds them */
     struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
+    float *low;                            /* [S,SQ_LOW] for struct sq_grads' rest */
     float *all;                            /* the allocation */
 };
 
@@ -67,7 +68,7 @@ struct sq_operand sq_operand_rows(struct sq_operand o, int64_t first);
  * as codes if there are any */
 void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_codes *codes,
                        const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n);
-/* dW = dy' x and dbias = column sums of dy to g, strip by strip; dx = dy W (+ dx if add). x is what forward multiplied. */
+/* dW = dy' x and dbias = column sums of dy to g, strip by strip, and what belongs to the rest; dx = dy W (+ dx if add). x is what forward multiplied. */
 void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_operand x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
 void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

@@ -185,11 +185,19 @@ static void forget(void)
 
 /* ---- operations ---- */
 
+/* At most what an operand of n elements takes that is not multiplied as it lies. */
+static size_t converted(struct sq_mat x, int64_t n, bool narrow, bool round_bf16)
+{
+    const bool as_it_is = narrow ? x.type == SQ_BF16 : x.type == SQ_F32 && !round_bf16;
+    return as_it_is ? 0 : 4 * (size_t)n + 256;
+}
+
 static void gemm(float *c, int64_t ldc, struct sq_mat a, struct sq_mat b, int64_t m, int64_t n, int64_t k, bool add,
                  bool round_bf16)
 {
-    const bool converts = a.type != b.type || (round_bf16 && a.type == SQ_F32) || !bf16_units;
-    if (!converts || space(4 * (size_t)(m * k + k * n) + 512))
+    const bool narrow = bf16_units && (round_bf16 || (a.type == SQ_BF16 && b.type == SQ_BF16));
+    const size_t bytes = converted(a, m * k, narrow, round_bf16) + converted(b, k * n, narrow, round_bf16);
+    if (bytes == 0 || space(bytes))
         op->gemm(gpu, c, ldc, a, b, m, n, k, add, round_bf16);
 }
 

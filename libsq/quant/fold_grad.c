@@ -277,6 +277,37 @@ void sq_fold_grad_rows(struct sq_params *p, int64_t k, int64_t first, int64_t la
     to_alpha(d, &rows, c, b.drows, b.l.rows);
 }
 
+int64_t sq_fold_grad_columns(const struct sq_params *p, int64_t k, const struct sq_block *w, const struct sq_scheme *s)
+{
+    const struct sq_rowq q = sq_scheme_weights(s);
+    int64_t rows, cols;
+    sq_linear_shape(&rows, &cols, w->cfg, k);
+    const int64_t groups = sq_rowq_groups(&q, cols);
+    const bool scaled = p->nparam && (fold_col_side(p, w->cfg, k).alpha || fold_row_side(p, w->cfg, k).alpha);
+    if (q.bits >= 16 || scaled || p->rank > SQ_LOW)
+        return cols;
+    return q.group ? SQ_MIN(cols, sq_rowq_covered(groups, q.rate) * q.group) : sq_rowq_covered(cols, q.rate);
+}
+
+void sq_fold_grad_rest(struct sq_params *p, int64_t k, struct sq_mat dy, struct sq_mat x, int64_t n, float *space,
+                       const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops)
+{
+    const struct linear l = fold_linear_of(p, w->cfg, k);
+    const int64_t first = sq_fold_grad_columns(p, k, w, s), rest = l.cols - first, rank = l.rank;
+    const bool rounds = ops->precision == SQ_BF16_PRODUCTS;
+    const struct sq_mat low = sq_mat(space, rank, false), low_t = sq_mat(space, rank, true);
+    struct sq_mat dy_t = dy;
+    if (!l.a)
+        return;
+    dy_t.transposed = true;
+    ops->gemm(space, rank, x, sq_mat(l.a + first, l.cols, true), n, rank, rest, false, rounds);
+    ops->scale_rows(space, p->share, 1, n * rank);
+    ops->gemm(p->b[k]->grad, rank, dy_t, low, l.rows, rank, n, true, rounds);
+    ops->gemm(space, rank, dy, sq_mat(l.b, rank, false), n, rank, l.rows, false, rounds);
+    ops->scale_rows(space, p->share, 1, n * rank);
+    ops->gemm(p->a[k]->grad + first, l.cols, low_t, x, rank, rest, n, true, rounds);
+}
+
 void sq_fold_grad_end(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w)
 {
     double *d[SQ_PLACES];

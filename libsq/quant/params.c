@@ -106,7 +106,9 @@ int params_allocate(struct sq_params *p, const struct sq_config *cfg)
         p->rows_max = SQ_MAX(p->rows_max, rows);
         p->cols_max = SQ_MAX(p->cols_max, cols);
     }
-    SQ_TRY(sq_alloc(&p->scales, p->rows_max + p->cols_max));
+    SQ_TRY(sq_alloc(&p->scales, p->rows_max + p->cols_max + 1));
+    p->share = p->scales + p->rows_max + p->cols_max;
+    *p->share = 1 / (float)SQ_MAX(p->rank, 1);
     p->threads = omp_get_max_threads();
     SQ_TRY(sq_alloc(&p->strip, fold_strip_size(p)));
 out:

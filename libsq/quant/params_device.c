@@ -120,12 +120,14 @@ int sq_params_mirror(struct sq_params *p, const struct sq_params *from, const st
                             .cols_max = from->cols_max};
     SQ_TRY(device->alloc(&x, bytes));
     p->values = x;
-    SQ_TRY(device->alloc(&x, (size_t)(p->rows_max + p->cols_max) * sizeof(float)));
+    SQ_TRY(device->alloc(&x, (size_t)(p->rows_max + p->cols_max + 1) * sizeof(float)));
     p->scales = x;
+    p->share = p->scales + p->rows_max + p->cols_max;
     SQ_TRY(sq_alloc(&p->maps, 1));
     SQ_TRY(maps_new(p->maps, p, cfg, device));
     SQ_TRY(mirror_table(p, from));
     device->put(p->values, from->values, bytes);
+    device->put(p->share, from->share, sizeof *p->share);
     rc = device->wait();
 out:
     if (rc < 0)
@@ -136,7 +138,7 @@ out:
 int64_t sq_params_device_bytes(const struct sq_params *p, const struct sq_config *cfg)
 {
     struct fold_maps m;
-    const int64_t scales = p->rows_max + p->cols_max, sums = p->cols_max + 2 * p->rows_max;
+    const int64_t scales = p->rows_max + p->cols_max + 1, sums = p->cols_max + 2 * p->rows_max;
     const int64_t maps = lay_out(&m, NULL, cfg, SQ_MAX(p->cols_max, p->rows_max));
     return (4 * sq_params_floats(p) + scales + sums) * (int64_t)sizeof(float) + maps * (int64_t)sizeof(int32_t);
 }

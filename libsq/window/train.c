@@ -411,6 +411,22 @@ static void receive(void *ctx, int64_t linear, int64_t first, int64_t last, floa
     (void)sq_work_begin(before);
 }
 
+static int64_t columns(void *ctx, int64_t linear)
+{
+    const struct receiver *r = ctx;
+    const struct sq_member *m = &r->job->member[r->k];
+    return sq_fold_grad_columns(m->p, linear, m->w, &r->job->scheme);
+}
+
+static void receive_rest(void *ctx, int64_t linear, struct sq_mat dy, struct sq_mat x, int64_t n, float *space)
+{
+    const struct receiver *r = ctx;
+    const struct sq_member *m = &r->job->member[r->k];
+    const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
+    sq_fold_grad_rest(m->p, linear, dy, x, n, space, m->w, &r->job->scheme, r->t->ops);
+    (void)sq_work_begin(before);
+}
+
 /* Where layer k leaves what its backward needs; NULL: in the trace, which no other layer uses before, or nowhere. */
 static struct sq_kept *kept_of(const struct sq_trainer *t, const struct sq_window_job *job, int64_t k)
 {
@@ -434,7 +450,7 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
                      const struct sq_run *run, int64_t n)
 {
     struct receiver r = {.t = t, .job = job, .k = k};
-    struct sq_grads g = {.input = k > 0, .router = t->router, .linear = receive, .ctx = &r};
+    struct sq_grads g = {.input = k > 0, .router = t->router, .linear = receive, .columns = columns, .rest = receive_rest, .ctx = &r};
     memcpy(g.gain, t->gain, sizeof g.gain);
     t->ops->clear(t->gains, (size_t)t->ngain * sizeof *t->gains);
     sq_fold_grad_begin(job->member[k].p, &g, &t->cfg);

@@ -98,8 +98,13 @@ struct sq_grads {
      * sq_grad_block(R) rows: dw [last - first, K] and dbias [last - first] (NULL without a bias) are the backward's
      * workspace, which the receiver may use up; they hold until it returns */
     void (*linear)(void *ctx, int64_t linear, int64_t first, int64_t last, float *dw, float *dbias);
+    /* Of how many leading input channels dw is wanted (NULL: all); of the others it is 0, and `rest`, called behind the last
+     * strip, gets what they would be made of: dy [n,R], x [n, K - columns], and space for SQ_LOW floats a row. */
+    int64_t (*columns)(void *ctx, int64_t linear);
+    void (*rest)(void *ctx, int64_t linear, struct sq_mat dy, struct sq_mat x, int64_t n, float *space);
     void *ctx;
 };
+enum { SQ_LOW = 16 };
 
 int64_t sq_grad_block(int64_t rows); /* at most SQ_GRAD_BLOCKS of them in a linear */
 enum { SQ_GRAD_BLOCKS = 64 };

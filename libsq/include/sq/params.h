@@ -35,6 +35,7 @@ struct sq_params {
                                 * processor's table */
     /* private: the allocations behind the arrays, and workspace of the fold */
     float *values, *moments, *scales, *partial, *strip;
+    float *share; /* [1] 1 / rank, behind scales */
     double *sums;
     struct fold_maps *maps; /* on a device */
     int64_t rows_max, cols_max;
@@ -89,6 +90,12 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
  * begin: sets those of g's gain and router that no parameter needs to NULL. */
 void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq_config *c);
 void sq_fold_grad_rows(struct sq_params *p, int64_t linear, int64_t first, int64_t last, float *dw, const float *dbias,
+                       const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops);
+/* Channels that the scheme's rate leaves as they are have no gradient but the low-rank part's, where scales are not learned,
+ * and that needs no dW: dA = (dy B)' x, dB = dy' (x A'). columns: of how many of a linear's dW is needed. rest: adds the others'
+ * part, behind sq_fold_grad_rows of all rows (struct sq_grads says what it gets). */
+int64_t sq_fold_grad_columns(const struct sq_params *p, int64_t linear, const struct sq_block *w, const struct sq_scheme *s);
+void sq_fold_grad_rest(struct sq_params *p, int64_t linear, struct sq_mat dy, struct sq_mat x, int64_t n, float *space,
                        const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops);
 void sq_fold_grad_end(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w);
 
