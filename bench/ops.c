@@ -147,7 +147,7 @@ static void rmsnorm(const void *arg)
 {
     const struct rows *r = arg;
     const int64_t c = r->s->channels;
-    ops->rmsnorm(operand(2, r->n), c, operand(3, r->n), operand(0, r->n), c, operand(1, r->n), 1e-5, r->n / c, c);
+    ops->rmsnorm(sq_f32(operand(2, r->n)), c, operand(3, r->n), operand(0, r->n), c, operand(1, r->n), 1e-5, r->n / c, c);
 }
 
 static void rmsnorm_grad(const void *arg)
@@ -161,14 +161,14 @@ static void rmsnorm_grad(const void *arg)
 static void swiglu(const void *arg)
 {
     const struct rows *r = arg;
-    ops->swiglu(operand(2, r->n), operand(0, r->n), operand(1, r->n), r->n);
+    ops->swiglu(sq_f32(operand(2, r->n)), operand(0, r->n), operand(1, r->n), r->n);
 }
 
 static void swiglu_grad(const void *arg)
 {
     const struct rows *r = arg;
-    ops->swiglu_grad(operand(2, r->n), operand(2, 2 * r->n) + r->n, operand(3, r->n), operand(0, r->n), operand(1, r->n),
-                     r->n);
+    ops->swiglu_grad(sq_f32(operand(2, r->n)), sq_f32(operand(2, 2 * r->n) + r->n), operand(3, r->n), operand(0, r->n),
+                     operand(1, r->n), r->n);
 }
 
 static void adamw(const void *arg)

@@ -226,7 +226,7 @@ int sq_states_head(struct sq_states *s, const struct sq_tensor *norm, const stru
     SQ_TRY(sq_tensor_to_f32(gain, norm));
     SQ_TRY(put_head(s, head));
     SQ_TRY(sq_alloc(&rrms, positions(s)));
-    s->ops->host->rmsnorm(s->x, C, rrms, s->x, C, gain, s->cfg.eps, positions(s), C);
+    s->ops->host->rmsnorm(sq_f32(s->x), C, rrms, s->x, C, gain, s->cfg.eps, positions(s), C);
 out:
     sq_free(rrms);
     sq_free(gain);

@@ -201,36 +201,33 @@ static bool rounds_products(const struct sq_run *r)
     return r->ops->precision == SQ_BF16_PRODUCTS;
 }
 
-const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_block *b, const struct sq_run *r,
-                                      int64_t n, int64_t cols, struct sq_trace *t)
+struct sq_floats sq_operand_in_room(const struct sq_trace *t, float *x, bool read)
 {
-    if (!b->code) {
-        r->ops->rowquant(z, x, &r->act, NULL, NULL, n, cols);
-        return NULL;
-    }
-    t->code.ld = cols;
-    r->ops->rowquant_encode(&t->code, x, &r->act, NULL, NULL, n, cols);
-    if (z != x && t->code.cols < cols)
-        r->ops->copy(z, x, (size_t)(n * cols) * sizeof *z);
-    return &t->code;
+    return t->xo && !read ? (struct sq_floats){SQ_BF16, t->xo} : sq_f32(x);
 }
 
-static struct sq_operand narrowed(uint16_t *room, const float *x, const struct sq_ops *ops, int64_t n, int64_t cols)
+struct sq_floats sq_operand_grad_room(const struct sq_trace *t, int64_t at, float *dy, bool read)
 {
-    const struct sq_operand o = {x, room ? (struct sq_mat){room, cols, false, SQ_BF16} : sq_mat(x, cols, false)};
-    if (room)
-        ops->narrow((struct sq_floats){SQ_BF16, room}, x, n * cols);
-    return o;
+    return t->dyo && !read ? (struct sq_floats){SQ_BF16, t->dyo + at} : sq_f32(dy);
 }
 
-struct sq_operand sq_operand_in(const struct sq_trace *t, const float *x, int64_t n, int64_t cols)
+/* x as it is, or narrowed to where `to` says. */
+static struct sq_operand operand(struct sq_floats to, struct sq_floats x, const struct sq_ops *ops, int64_t n,
+                                 int64_t cols)
 {
-    return narrowed(t->xo, x, t->home, n, cols);
+    if (to.type != x.type)
+        ops->narrow(to, sq_f32_of(x), n * cols);
+    return (struct sq_operand){.x = x.type == SQ_F32 ? x.x : NULL, .as = {to.x, cols, false, to.type}};
 }
 
-struct sq_operand sq_operand_grad(const struct sq_trace *t, int64_t at, const float *dy, int64_t n, int64_t cols)
+struct sq_operand sq_operand_in(const struct sq_trace *t, struct sq_floats x, int64_t n, int64_t cols)
 {
-    return narrowed(t->dyo ? t->dyo + at : NULL, dy, t->home, n, cols);
+    return operand(sq_operand_in_room(t, x.x, false), x, t->home, n, cols);
+}
+
+struct sq_operand sq_operand_grad(const struct sq_trace *t, int64_t at, struct sq_floats dy, int64_t n, int64_t cols)
+{
+    return operand(sq_operand_grad_room(t, at, dy.x, false), dy, t->home, n, cols);
 }
 
 /* Elements from `first` on of a matrix. */
@@ -242,23 +239,23 @@ static struct sq_mat behind(struct sq_mat m, int64_t first)
 
 struct sq_operand sq_operand_rows(struct sq_operand o, int64_t first)
 {
-    return (struct sq_operand){o.x + first * o.as.ld, behind(o.as, first * o.as.ld)};
+    return (struct sq_operand){.x = o.x ? o.x + first * o.as.ld : NULL, .as = behind(o.as, first * o.as.ld)};
 }
 
-void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_codes *codes,
-                       const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n)
+void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_block *b,
+                       const struct sq_run *r, int64_t linear, int64_t n)
 {
     int64_t rows, cols;
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
-    const int64_t first = codes ? codes->cols : 0;
-    if (codes)
-        r->ops->gemm_codes(y, rows, base, codes, &b->code[linear], n, rows);
+    const int64_t first = x.codes ? x.codes->cols : 0;
+    if (x.codes)
+        r->ops->gemm_codes(y, rows, base, x.codes, &b->code[linear], n, rows);
     else if (base)
         r->ops->copy(y, base, (size_t)(n * rows) * sizeof *y);
     if (first < cols)
         r->ops->gemm(y, rows, behind(x.as, first), behind(sq_block_mat(b, linear, true), first), n, rows, cols - first,
-                     base || codes, rounds_products(r));
+                     base || x.codes, rounds_products(r));
     (void)sq_work_begin(before);
     if (b->bias[linear])
         r->ops->bias(y, b->bias[linear], n, rows);
@@ -272,6 +269,7 @@ void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_
     sq_linear_shape(&rows, &cols, b->cfg, linear);
     const int64_t wanted = g->columns ? g->columns(g->ctx, linear) : cols;
     if (dbias) {
+        SQ_ASSERT(dy.x);
         r->ops->clear(dbias, (size_t)rows * sizeof *dbias);
         r->ops->bias_grad(dbias, dy.x, n, rows);
     }

@@ -3,11 +3,11 @@
  * Rounding of activations is straight-through (docs/method.md 1): the gradient at the rounded value goes back through
  * rowquant_grad, which needs the value before rounding. So each place holds z, the input before rounding, and what was
  * multiplied: zq, or z itself where nothing is rounded. Once the weight gradients have used that, the gradient at it takes
- * its memory. */
+ * its memory. Where products take bf16, what was multiplied is their operand alone, and zq, or z, the gradient at it. */
 #include "sq/work.h"
 #include "trace.h"
 
-/* Where what was multiplied lies, and then the gradient at it. */
+/* Where what was multiplied lies, unless it is an operand alone, and then the gradient at it. */
 static float *multiplied(const struct sq_trace *t, const struct sq_run *r)
 {
     return sq_rounds(r) ? t->zq : t->z;
@@ -18,14 +18,24 @@ static const float *rounded(float *zq, const float *z, const struct sq_run *r, i
 {
     if (!sq_rounds(r))
         return z;
-    r->ops->rowquant(zq, z, &r->act, NULL, NULL, rows, cols);
+    r->ops->rowquant(sq_f32(zq), z, &r->act, NULL, NULL, rows, cols);
     return zq;
 }
 
-static struct sq_operand input(const float *z, const struct sq_run *r, int64_t n, int64_t cols,
+/* Where z is made again. */
+static struct sq_floats place(const struct sq_run *r, const struct sq_trace *t)
+{
+    return sq_operand_in_room(t, t->z, sq_rounds(r));
+}
+
+static struct sq_operand input(struct sq_floats z, const struct sq_run *r, int64_t n, int64_t cols,
                                const struct sq_trace *t)
 {
-    return sq_operand_in(t, rounded(t->zq, z, r, n, cols), n, cols);
+    const struct sq_floats zq = sq_operand_in_room(t, t->zq, false);
+    if (!sq_rounds(r))
+        return sq_operand_in(t, z, n, cols);
+    r->ops->rowquant(zq, sq_f32_of(z), &r->act, NULL, NULL, n, cols);
+    return sq_operand_in(t, zq, n, cols);
 }
 
 /* d (at the rounded value, in place) -> at z */
@@ -41,18 +51,21 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
 {
     const struct sq_ops *ops = r->ops;
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
+    const struct sq_floats z = place(r, t);
     float *d = multiplied(t, r);
 
-    ops->swiglu(t->z, t->gate, t->up, n * F);
-    const struct sq_operand dy = sq_operand_grad(t, 0, dmid, n, C);
-    sq_linear_grad_w(g, dy, input(t->z, r, n, F, t), b, r, SQ_DOWN, n, t);
+    ops->swiglu(z, t->gate, t->up, n * F);
+    const struct sq_operand dy = sq_operand_grad(t, 0, sq_f32(dmid), n, C);
+    sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
     sq_linear_grad_x(d, dy, b, r, SQ_DOWN, n, false);
     unround(d, t->z, r, n, F);
-    ops->swiglu_grad(t->gate, t->up, d, t->gate, t->up, n * F);
+    const struct sq_floats to_gate = sq_operand_grad_room(t, 0, t->gate, b->bias[SQ_GATE]),
+                           to_up = sq_operand_grad_room(t, n * F, t->up, b->bias[SQ_UP]);
+    ops->swiglu_grad(to_gate, to_up, d, t->gate, t->up, n * F);
 
-    ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
-    const struct sq_operand h = input(t->z, r, n, C, t), dgate = sq_operand_grad(t, 0, t->gate, n, F),
-                            dup = sq_operand_grad(t, n * F, t->up, n, F);
+    ops->rmsnorm(z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
+    const struct sq_operand h = input(z, r, n, C, t), dgate = sq_operand_grad(t, 0, to_gate, n, F),
+                            dup = sq_operand_grad(t, n * F, to_up, n, F);
     sq_linear_grad_w(g, dgate, h, b, r, SQ_GATE, n, t);
     sq_linear_grad_w(g, dup, h, b, r, SQ_UP, n, t);
     sq_linear_grad_x(d, dgate, b, r, SQ_GATE, n, false);
@@ -62,7 +75,7 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
 }
 
 /* dmid -> dq, dk, dv of t: at the outputs of the q, k, v linears */
-static void attend_grad(const float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r,
+static void attend_grad(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r,
                         int64_t batch, struct sq_trace *t)
 {
     const struct sq_config *cfg = b->cfg;
@@ -71,8 +84,8 @@ static void attend_grad(const float *dmid, const struct sq_grads *g, const struc
 
     float *d = multiplied(t, r); /* but here, where nothing is rounded, t->out was */
 
-    const struct sq_operand dy = sq_operand_grad(t, 0, dmid, n, cfg->hidden);
-    sq_linear_grad_w(g, dy, input(t->out, r, n, H * D, t), b, r, SQ_O, n, t);
+    const struct sq_operand dy = sq_operand_grad(t, 0, sq_f32(dmid), n, cfg->hidden);
+    sq_linear_grad_w(g, dy, input(sq_f32(t->out), r, n, H * D, t), b, r, SQ_O, n, t);
     sq_linear_grad_x(d, dy, b, r, SQ_O, n, false);
     unround(d, t->out, r, n, H * D);
 
@@ -108,11 +121,12 @@ void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const
         mlp_grad(d, g, b, r, n, t);
     attend_grad(d, g, b, r, batch, t);
 
-    ops->rmsnorm(t->z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);
+    const struct sq_floats z = place(r, t);
+    ops->rmsnorm(z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);
     const int64_t Q = b->cfg->heads * b->cfg->head_dim, KV = b->cfg->kv_heads * b->cfg->head_dim;
-    const struct sq_operand h = input(t->z, r, n, C, t), dq = sq_operand_grad(t, 0, t->dq, n, Q),
-                            dk = sq_operand_grad(t, n * Q, t->dk, n, KV),
-                            dv = sq_operand_grad(t, n * (Q + KV), t->dv, n, KV);
+    const struct sq_operand h = input(z, r, n, C, t), dq = sq_operand_grad(t, 0, sq_f32(t->dq), n, Q),
+                            dk = sq_operand_grad(t, n * Q, sq_f32(t->dk), n, KV),
+                            dv = sq_operand_grad(t, n * (Q + KV), sq_f32(t->dv), n, KV);
     sq_linear_grad_w(g, dq, h, b, r, SQ_Q, n, t);
     sq_linear_grad_w(g, dk, h, b, r, SQ_K, n, t);
     sq_linear_grad_w(g, dv, h, b, r, SQ_V, n, t);

@@ -55,28 +55,28 @@ void sq_moe_forward(float *y, const struct sq_block *b, const struct sq_run *r, 
     const struct sq_ops *ops = r->ops;
     const struct sq_routing *to = &t->routing;
     const int64_t C = cfg->hidden, F = cfg->ffn, S = n * cfg->top;
-    ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], cfg->eps, n, C);
+    ops->rmsnorm(sq_f32(t->z), C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], cfg->eps, n, C);
     route(t, t->z, b, r, n);
     if (sq_rounds(r))
-        ops->rowquant(t->z, t->z, &r->act, NULL, NULL, n, C);
+        ops->rowquant(sq_f32(t->z), t->z, &r->act, NULL, NULL, n, C);
     if (stats)
         ops->square_sums(stats->fc1, t->z, n, C);
     ops->gather(t->in, t->z, to->token, S, C);
-    const struct sq_operand in = sq_operand_in(t, t->in, S, C);
+    const struct sq_operand in = sq_operand_in(t, sq_f32(t->in), S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
-        sq_linear_forward(t->gate + s * F, NULL, sq_operand_rows(in, s), NULL, b, r, SQ_GATE + 3 * e, count);
-        sq_linear_forward(t->up + s * F, NULL, sq_operand_rows(in, s), NULL, b, r, SQ_UP + 3 * e, count);
+        sq_linear_forward(t->gate + s * F, NULL, sq_operand_rows(in, s), b, r, SQ_GATE + 3 * e, count);
+        sq_linear_forward(t->up + s * F, NULL, sq_operand_rows(in, s), b, r, SQ_UP + 3 * e, count);
     }
-    ops->swiglu(t->mul, t->gate, t->up, S * F);
+    ops->swiglu(sq_f32(t->mul), t->gate, t->up, S * F);
     if (sq_rounds(r))
-        ops->rowquant(t->mul, t->mul, &r->act, NULL, NULL, S, F);
-    const struct sq_operand mul = sq_operand_in(t, t->mul, S, F);
+        ops->rowquant(sq_f32(t->mul), t->mul, &r->act, NULL, NULL, S, F);
+    const struct sq_operand mul = sq_operand_in(t, sq_f32(t->mul), S, F);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
         if (stats)
             ops->square_sums(stats->fc2 + e * F, t->mul + s * F, count, F);
-        sq_linear_forward(t->in + s * C, NULL, sq_operand_rows(mul, s), NULL, b, r, SQ_DOWN + 3 * e, count);
+        sq_linear_forward(t->in + s * C, NULL, sq_operand_rows(mul, s), b, r, SQ_DOWN + 3 * e, count);
     }
     ops->copy(y, t->mid, (size_t)(n * C) * sizeof *y);
     ops->scatter(y, true, t->in, to->share, to->slot, n, cfg->top, C);
@@ -91,10 +91,10 @@ static void down_grad(const float *dy, const struct sq_grads *g, const struct sq
     const struct sq_routing *to = &t->routing;
     const int64_t C = cfg->hidden, F = cfg->ffn, S = n * cfg->top;
     ops->gather(t->in, dy, to->token, S, C);
-    ops->swiglu(t->mul, t->gate, t->up, S * F);
+    ops->swiglu(sq_f32(t->mul), t->gate, t->up, S * F);
     if (sq_rounds(r))
-        ops->rowquant(t->mul, t->mul, &r->act, NULL, NULL, S, F);
-    const struct sq_operand in = sq_operand_grad(t, 0, t->in, S, C);
+        ops->rowquant(sq_f32(t->mul), t->mul, &r->act, NULL, NULL, S, F);
+    const struct sq_operand in = sq_operand_grad(t, 0, sq_f32(t->in), S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
         sq_linear_grad_x(t->dmul + s * F, sq_operand_rows(in, s), b, r, SQ_DOWN + 3 * e, count, false);
@@ -102,16 +102,16 @@ static void down_grad(const float *dy, const struct sq_grads *g, const struct sq
     ops->row_dots(t->dshare, t->dmul, t->mul, S, F);
     ops->scale_rows(t->dmul, to->share, S, F);
     ops->scale_rows(t->in, to->share, S, C);
-    const struct sq_operand mul = sq_operand_in(t, t->mul, S, F), shared = sq_operand_grad(t, 0, t->in, S, C);
+    const struct sq_operand mul = sq_operand_in(t, sq_f32(t->mul), S, F), shared = sq_operand_grad(t, 0, sq_f32(t->in), S, C);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
         sq_linear_grad_w(g, sq_operand_rows(shared, s), sq_operand_rows(mul, s), b, r, SQ_DOWN + 3 * e, count, t);
     }
     if (sq_rounds(r)) {
-        ops->swiglu(t->mul, t->gate, t->up, S * F);
+        ops->swiglu(sq_f32(t->mul), t->gate, t->up, S * F);
         ops->rowquant_grad(t->dmul, NULL, NULL, t->dmul, t->mul, &r->act, NULL, NULL, S, F);
     }
-    ops->swiglu_grad(t->gate, t->up, t->dmul, t->gate, t->up, S * F);
+    ops->swiglu_grad(sq_f32(t->gate), sq_f32(t->up), t->dmul, t->gate, t->up, S * F);
 }
 
 void sq_moe_backward(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r, int64_t n,
@@ -123,12 +123,12 @@ void sq_moe_backward(float *dmid, const struct sq_grads *g, const struct sq_bloc
     const int64_t C = cfg->hidden, F = cfg->ffn, S = n * cfg->top;
     down_grad(dmid, g, b, r, n, t);
 
-    ops->rmsnorm(t->z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], cfg->eps, n, C);
+    ops->rmsnorm(sq_f32(t->z), C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], cfg->eps, n, C);
     if (sq_rounds(r))
-        ops->rowquant(t->zq, t->z, &r->act, NULL, NULL, n, C);
+        ops->rowquant(sq_f32(t->zq), t->z, &r->act, NULL, NULL, n, C);
     ops->gather(t->in, sq_rounds(r) ? t->zq : t->z, to->token, S, C);
-    const struct sq_operand in = sq_operand_in(t, t->in, S, C), dgate = sq_operand_grad(t, 0, t->gate, S, F),
-                            dup = sq_operand_grad(t, S * F, t->up, S, F);
+    const struct sq_operand in = sq_operand_in(t, sq_f32(t->in), S, C), dgate = sq_operand_grad(t, 0, sq_f32(t->gate), S, F),
+                            dup = sq_operand_grad(t, S * F, sq_f32(t->up), S, F);
     for (int64_t e = 0; e < cfg->experts; e++) {
         const int64_t s = t->first[e], count = t->first[e + 1] - s;
         const struct sq_operand x = sq_operand_rows(in, s), dg = sq_operand_rows(dgate, s), du = sq_operand_rows(dup, s);

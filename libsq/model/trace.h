@@ -21,12 +21,14 @@ struct sq_trace {
     float *q, *k, *v;                      /* after RoPE, before rounding */
     float *out, *lse;                      /* attention [N,H*D], [B,H,T] */
     float *mid;                            /* [N,C] after the attention residual */
-    float *gate, *up;                      /* [S,F]; the backward leaves their gradients in them, then needs them no more */
+    float *gate, *up;                      /* [S,F]; the backward needs them no more once it has their gradients, and may
+                                              leave these there */
     float *rrms1, *rrms2, *rrmsq, *rrmsk;  /* [N], [N], [N*H], [N*KV] */
     struct sq_routing routing;             /* of its arrays prob is set aside, the others are made again from it */
     int64_t *first, *own_first;            /* [E+1] routing.begin, the host's: products are queued by their sizes */
     /* workspace */
-    float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form, if any */
+    float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form, if any;
+                                              of both only what something else than products reads, where there is xo */
     float *in, *mul, *dmul, *dlogit;       /* experts: [S,C], [S,F], [S,F], [N,E] */
     double *dshare;                        /* [S] */
     float *qq, *kq, *vq, *dq, *dk, *dv;    /* rounded q, k, v, and gradients: in the memory of gate and up, before they
@@ -47,28 +49,29 @@ static inline bool sq_rounds(const struct sq_run *r)
     return r->act.bits < 16;
 }
 
-/* Round an input of linears, x [n,cols]: to z, or, where the block has codes, to codes; z then holds the channels behind
- * them (z == x allowed). NULL: no codes. */
-const struct sq_codes *sq_round_input(float *z, const float *x, const struct sq_block *b, const struct sq_run *r,
-                                      int64_t n, int64_t cols, struct sq_trace *t);
-
 /* An array [n,cols] of one or several products: the floats, and what the products take for them. */
 struct sq_operand {
-    const float *x;
+    const float *x; /* NULL: there is only the other */
     struct sq_mat as;
+    const struct sq_codes *codes; /* its first channels, or NULL */
 };
 
-/* An input of linears; a gradient at the output of one, in dyo from element `at` on. Good until the next one there. */
-struct sq_operand sq_operand_in(const struct sq_trace *t, const float *x, int64_t n, int64_t cols);
-struct sq_operand sq_operand_grad(const struct sq_trace *t, int64_t at, const float *dy, int64_t n, int64_t cols);
-/* its rows from `first` on */
+/* Where what is to be an operand is written: as bf16 at its place where products take that, else to x; to x also what
+ * something else is to read. */
+struct sq_floats sq_operand_in_room(const struct sq_trace *t, float *x, bool read);
+struct sq_floats sq_operand_grad_room(const struct sq_trace *t, int64_t at, float *dy, bool read);
+/* An input of linears; a gradient at the output of one, in dyo from element `at` on: narrowed to that place, unless it is
+ * there already. Good until the next one there. */
+struct sq_operand sq_operand_in(const struct sq_trace *t, struct sq_floats x, int64_t n, int64_t cols);
+struct sq_operand sq_operand_grad(const struct sq_trace *t, int64_t at, struct sq_floats dy, int64_t n, int64_t cols);
+/* its rows from `first` on, without codes */
 struct sq_operand sq_operand_rows(struct sq_operand o, int64_t first);
 
-/* y [n,R] = x [n,K] W' + bias (+ base [n,R], not y, if it is not NULL) for a linear of the block; the first channels of x
- * as codes if there are any */
-void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_codes *codes,
-                       const struct sq_block *b, const struct sq_run *r, int64_t linear, int64_t n);
-/* dW = dy' x and dbias = column sums of dy to g, strip by strip, and what belongs to the rest; dx = dy W (+ dx if add). x is what forward multiplied. */
+/* y [n,R] = x [n,K] W' + bias (+ base [n,R], not y, if it is not NULL) for a linear of the block */
+void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_block *b,
+                       const struct sq_run *r, int64_t linear, int64_t n);
+/* dW = dy' x and dbias = column sums of dy, whose floats a bias needs, to g, strip by strip, and what belongs to the rest;
+ * dx = dy W (+ dx if add). x is what forward multiplied. */
 void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_operand x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
 void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

@@ -2,6 +2,8 @@
 #ifndef SQ_DEVICE_CHECK_H
 #define SQ_DEVICE_CHECK_H
 
+#include <math.h>
+
 #include "sq/device.h"
 
 /* Limits of the NMSE are multiples of U^2, U the unit roundoff of f32. The reference sums in double and rounds once:
@@ -16,6 +18,16 @@
 static inline double check_sum_limit(int64_t k)
 {
     return CHECK_U2 * (double)(k + 8);
+}
+
+/* n results of this limit, rounded to bf16 by both sides. Values that are e = sqrt(limit) apart have the end of a rounding
+ * between them in 2^8 e of the cases, as a unit is 2^-8 of a value or more, and are then a unit apart, 2^-7 at most: e 2^-6.
+ * Of few values one is allowed to be, even one of four times the others. Cutting, with half of all a unit apart, has more:
+ * 2^-17 at least. */
+static inline double check_bf16_limit(double limit, int64_t n)
+{
+    const double unit = 1.0 / (1 << 14);
+    return limit + sqrt(limit) / (1 << 6) + unit * 16 / (double)SQ_MAX(n, 16);
 }
 
 enum { CHECK_ARGS = 16, CHECK_DIMS = 10 };

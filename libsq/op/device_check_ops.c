@@ -157,39 +157,65 @@ static double norm_limit(int64_t n)
     return CHECK_U2 * worst * worst;
 }
 
-/* z: rows n gap */
+/* An output that may be bf16; what the reference makes it of is a scratch. */
+static void narrow_out(struct check_call *c, bool narrow, int64_t n, double limit)
+{
+    check_out(c, narrow ? SQ_BF16 : SQ_F32, n, narrow ? check_bf16_limit(limit, n) : limit);
+}
+
+static struct sq_floats narrow_of(void *x, bool narrow)
+{
+    return (struct sq_floats){narrow ? SQ_BF16 : SQ_F32, x};
+}
+
+/* z: rows n gap narrow; y rrms x gain, y as f32 */
 static void norm_args(struct check_call *c)
 {
     const int64_t rows = c->z[0], n = c->z[1], gap = c->z[2];
-    check_filled_rows(c, rows, n, n + 2 * gap, norm_limit(n));
+    narrow_out(c, c->z[3], rows > 0 ? (rows - 1) * (n + 2 * gap) + n : 0, norm_limit(n));
     check_out(c, SQ_F32, rows, norm_limit(n));
     check_in_rows(c, rows, n, n + gap);
     check_in(c, SQ_F32, n);
+    check_scratch(c, rows * n);
 }
 
 static void norm_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->rmsnorm(F(0), z[1] + 2 * z[2], F(1), CF(2), z[1] + z[2], CF(3), 1e-5, z[0], z[1]);
+    const int64_t n = z[1], ldy = n + 2 * z[2];
+    check_reference()->rmsnorm(sq_f32(F(4)), n, F(1), CF(2), n + z[2], CF(3), 1e-5, z[0], n);
+    for (int64_t i = 0; i < z[0]; i++)
+        sq_floats_put(sq_floats_from(narrow_of(p[0], z[3]), i * ldy), CF(4) + i * n, n);
 }
 
 static void norm_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->rmsnorm(g, F(0), z[1] + 2 * z[2], F(1), CF(2), z[1] + z[2], CF(3), 1e-5, z[0], z[1]);
+    o->rmsnorm(g, narrow_of(p[0], z[3]), z[1] + 2 * z[2], F(1), CF(2), z[1] + z[2], CF(3), 1e-5, z[0], z[1]);
+}
+
+/* z: rows n gap */
+static void norm_place_args(struct check_call *c)
+{
+    const int64_t rows = c->z[0], n = c->z[1];
+    check_filled_rows(c, rows, n, n + 2 * c->z[2], norm_limit(n));
+    check_out(c, SQ_F32, rows, norm_limit(n));
+    check_in(c, SQ_F32, n);
 }
 
 static void norm_place_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->rmsnorm(F(0), z[1] + 2 * z[2], F(1), F(0), z[1] + 2 * z[2], CF(3), 1e-5, z[0], z[1]);
+    check_reference()->rmsnorm(sq_f32(F(0)), z[1] + 2 * z[2], F(1), F(0), z[1] + 2 * z[2], CF(2), 1e-5, z[0], z[1]);
 }
 
 static void norm_place_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->rmsnorm(g, F(0), z[1] + 2 * z[2], F(1), F(0), z[1] + 2 * z[2], CF(3), 1e-5, z[0], z[1]);
+    o->rmsnorm(g, sq_f32(F(0)), z[1] + 2 * z[2], F(1), F(0), z[1] + 2 * z[2], CF(2), 1e-5, z[0], z[1]);
 }
 
-static const int64_t row_shapes[][CHECK_DIMS] = {
-    {0, 5, 0}, {1, 1, 0}, {1, 31, 1}, {3, 32, 0}, {5, 33, 7}, {130, 20, 0}, {9, 257, 100}, {2, 1000, 3},
+static const int64_t norm_shapes[][CHECK_DIMS] = {
+    {0, 5, 0},       {1, 1, 0},     {1, 31, 1},   {3, 32, 0},    {5, 33, 7},       {130, 20, 0},
+    {9, 257, 100},   {2, 1000, 3},  {0, 5, 0, 1}, {1, 31, 1, 1}, {130, 20, 0, 1},  {9, 257, 100, 1},
 };
+static const int64_t norm_place_shapes[][CHECK_DIMS] = {{0, 5, 0}, {1, 1, 0}, {1, 31, 1}, {5, 33, 7}, {2, 1000, 3}};
 
 static double norm_grad_limit(int64_t n)
 {
@@ -252,12 +278,15 @@ static void rope_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *cons
 static const int64_t rope_shapes[][CHECK_DIMS] = {
     {0, 3, 2, 4, 0}, {1, 1, 1, 2, 0}, {6, 3, 2, 6, 1}, {10, 5, 3, 64, 0}, {9, 9, 1, 5, 1}};
 
+/* z: n narrow; outputs, inputs, outputs as f32 */
 static void one_in(struct check_call *c, double limit, int outs, int ins)
 {
     for (int i = 0; i < outs; i++)
-        check_out(c, SQ_F32, c->z[0], limit);
+        narrow_out(c, c->z[1], c->z[0], limit);
     for (int i = 0; i < ins; i++)
         check_in(c, SQ_F32, c->z[0]);
+    for (int i = 0; i < outs; i++)
+        check_scratch(c, c->z[0]);
 }
 
 static void swiglu_args(struct check_call *c)
@@ -267,12 +296,13 @@ static void swiglu_args(struct check_call *c)
 
 static void swiglu_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->swiglu(F(0), CF(1), CF(2), z[0]);
+    check_reference()->swiglu(sq_f32(F(3)), CF(1), CF(2), z[0]);
+    sq_floats_put(narrow_of(p[0], z[1]), CF(3), z[0]);
 }
 
 static void swiglu_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->swiglu(g, F(0), CF(1), CF(2), z[0]);
+    o->swiglu(g, narrow_of(p[0], z[1]), CF(1), CF(2), z[0]);
 }
 
 static void swiglu_grad_args(struct check_call *c)
@@ -282,15 +312,19 @@ static void swiglu_grad_args(struct check_call *c)
 
 static void swiglu_grad_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->swiglu_grad(F(0), F(1), CF(2), CF(3), CF(4), z[0]);
+    check_reference()->swiglu_grad(sq_f32(F(5)), sq_f32(F(6)), CF(2), CF(3), CF(4), z[0]);
+    for (int k = 0; k < 2; k++)
+        sq_floats_put(narrow_of(p[k], z[1]), CF(5 + k), z[0]);
 }
 
 static void swiglu_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->swiglu_grad(g, F(0), F(1), CF(2), CF(3), CF(4), z[0]);
+    o->swiglu_grad(g, narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), CF(2), CF(3), CF(4), z[0]);
 }
 
 static const int64_t counts[][CHECK_DIMS] = {{0}, {1}, {31}, {256}, {257}, {5000}};
+static const int64_t swiglu_shapes[][CHECK_DIMS] = {{0},    {1},    {31},    {256},    {257},    {5000},
+                                                    {0, 1}, {1, 1}, {31, 1}, {256, 1}, {257, 1}, {5000, 1}};
 
 /* ---- attention ----
  * Scores are about 1, their errors those of sums of D products, then as with EXP; test_attention.c has the reasons for
@@ -545,8 +579,24 @@ static const struct check_op ops[] = {
      SHAPES(codes_shapes),
      {2048, 4096, 4096, 4, 4, 0},
      gemm_flops},
-    {"rmsnorm", "rows n gap", norm_args, NULL, norm_ref, norm_dev, SHAPES(row_shapes), {6144, 4096, 0}, NULL},
-    {"rmsnorm_in_place", "rows n gap", norm_args, NULL, norm_place_ref, norm_place_dev, SHAPES(row_shapes), {0}, NULL},
+    {"rmsnorm",
+     "rows n gap narrow",
+     norm_args,
+     NULL,
+     norm_ref,
+     norm_dev,
+     SHAPES(norm_shapes),
+     {6144, 4096, 0, 1},
+     NULL},
+    {"rmsnorm_in_place",
+     "rows n gap",
+     norm_place_args,
+     NULL,
+     norm_place_ref,
+     norm_place_dev,
+     SHAPES(norm_place_shapes),
+     {0},
+     NULL},
     {"rmsnorm_grad",
      "rows n gap form",
      norm_grad_args,
@@ -565,15 +615,23 @@ static const struct check_op ops[] = {
      SHAPES(rope_shapes),
      {6144, 2048, 32, 128, 0},
      NULL},
-    {"swiglu", "n", swiglu_args, NULL, swiglu_ref, swiglu_dev, SHAPES(counts), {2048 * 11008}, NULL},
+    {"swiglu",
+     "n narrow",
+     swiglu_args,
+     NULL,
+     swiglu_ref,
+     swiglu_dev,
+     SHAPES(swiglu_shapes),
+     {2048 * 11008, 1},
+     NULL},
     {"swiglu_grad",
-     "n",
+     "n narrow",
      swiglu_grad_args,
      NULL,
      swiglu_grad_ref,
      swiglu_grad_dev,
-     SHAPES(counts),
-     {2048 * 11008},
+     SHAPES(swiglu_shapes),
+     {2048 * 11008, 1},
      NULL},
     {"attention",
      "B T H KV D bias tf32",

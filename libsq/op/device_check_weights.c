@@ -5,7 +5,7 @@
 
 /* ---- quantizers; z: rows cols bits group rate% flags ---- */
 
-enum { SYM = 1, ZERO = 2, CLIP = 4 };
+enum { SYM = 1, ZERO = 2, CLIP = 4, TO16 = 64 };
 
 static struct sq_rowq rowq_of(const int64_t *z)
 {
@@ -37,11 +37,18 @@ static const float *clip(void *const *p, int k, const int64_t *z)
     return z[5] & CLIP ? CF(k) : NULL;
 }
 
+static struct sq_floats floats_to(void *x, const int64_t *z)
+{
+    return (struct sq_floats){z[5] & TO16 ? SQ_BF16 : SQ_F32, x};
+}
+
+/* y, z u l, y as f32 */
 static void quant_args(struct check_call *c)
 {
-    check_out(c, SQ_F32, c->z[0] * c->z[1], CHECK_BITS);
+    check_out(c, floats_to(NULL, c->z).type, c->z[0] * c->z[1], CHECK_BITS);
     check_in(c, SQ_F32, c->z[0] * c->z[1]);
     clipping(c, groups_of(c->z));
+    check_scratch(c, c->z[0] * c->z[1]);
 }
 
 static void quant_values(void *const *p, const int64_t *z)
@@ -53,21 +60,26 @@ static void quant_values(void *const *p, const int64_t *z)
 static void quant_ref(void *const *p, const int64_t *z)
 {
     const struct sq_rowq q = rowq_of(z);
-    check_reference()->rowquant(F(0), CF(1), &q, clip(p, 2, z), clip(p, 3, z), z[0], z[1]);
+    check_reference()->rowquant(sq_f32(F(4)), CF(1), &q, clip(p, 2, z), clip(p, 3, z), z[0], z[1]);
+    sq_floats_put(floats_to(p[0], z), CF(4), z[0] * z[1]);
 }
 
 static void quant_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
     const struct sq_rowq q = rowq_of(z);
-    o->rowquant(g, F(0), CF(1), &q, clip(p, 2, z), clip(p, 3, z), z[0], z[1]);
+    o->rowquant(g, floats_to(p[0], z), CF(1), &q, clip(p, 2, z), clip(p, 3, z), z[0], z[1]);
 }
 
+#define QUANT_SHAPES                                                                                     \
+    {0, 8, 4, 0, 100, 0}, {1, 1, 2, 0, 100, CLIP}, {3, 31, 4, 0, 100, ZERO},                             \
+        {5, 33, 2, 0, 50, CLIP | ZERO}, {7, 100, 3, 32, 50, CLIP}, {2, 130, 4, 64, 100, SYM | CLIP},     \
+        {9, 20, 8, 0, 70, SYM}, {4, 70, 16, 0, 100, CLIP}, {33, 128, 2, 128, 100, CLIP | ZERO},          \
+        {2, 600, 4, 0, 100, 0}, {3, 10, 4, 3, 40, CLIP}
+
 static const int64_t quant_shapes[][CHECK_DIMS] = {
-    {0, 8, 4, 0, 100, 0},           {1, 1, 2, 0, 100, CLIP},   {3, 31, 4, 0, 100, ZERO},
-    {5, 33, 2, 0, 50, CLIP | ZERO}, {7, 100, 3, 32, 50, CLIP}, {2, 130, 4, 64, 100, SYM | CLIP},
-    {9, 20, 8, 0, 70, SYM},         {4, 70, 16, 0, 100, CLIP}, {33, 128, 2, 128, 100, CLIP | ZERO},
-    {2, 600, 4, 0, 100, 0},         {3, 10, 4, 3, 40, CLIP},
-};
+    QUANT_SHAPES, {0, 8, 4, 0, 100, TO16}, {3, 31, 4, 0, 100, TO16}, {9, 21, 8, 0, 70, SYM | TO16},
+    {2, 600, 4, 0, 100, TO16}, {4, 70, 16, 0, 100, TO16}};
+static const int64_t quant_grad_shapes[][CHECK_DIMS] = {QUANT_SHAPES};
 
 /* dz du dl, dy z u l: sums of up to a row in double, in another order; a share of a sum of both signs may cancel to
  * 2^-20 of its terms, so 2^-53 become 2^-33: below U^2 squared, but for the rounding to float */
@@ -186,7 +198,7 @@ static const int64_t search_shapes[][CHECK_DIMS] = {
 
 /* ---- the weight pass; z: rows cols bits group rate% flags rank ---- */
 
-enum { COLS = 8, ROWS = 16, W16 = 32, TO16 = 64, CODES = 128 };
+enum { COLS = 8, ROWS = 16, W16 = 32, CODES = 128 };
 
 /* w c r a b u l, from argument k on */
 static void weight_args(struct check_call *c)
@@ -259,13 +271,13 @@ static struct sq_codes fold_codes(void *const *p, const int64_t *z)
 static void fold_ref(void *const *p, const int64_t *z)
 {
     const struct sq_fold_args a = fold_of(p + 5, z);
-    const struct sq_floats to = {z[5] & TO16 ? SQ_BF16 : SQ_F32, p[0]};
+    const struct sq_floats to = floats_to(p[0], z);
     struct sq_codes code = fold_codes(p, z);
     float *flat = F(13);
     make_flat(F(12), flat, &a);
     if (z[5] & CODES)
         check_reference()->rowquant_encode(&code, flat, &a.q, a.u, a.l, z[0], z[1]);
-    check_reference()->rowquant(flat, flat, &a.q, a.u, a.l, z[0], z[1]);
+    check_reference()->rowquant(sq_f32(flat), flat, &a.q, a.u, a.l, z[0], z[1]);
     sq_floats_put(to, flat, z[0] * z[1]);
 }
 
@@ -370,7 +382,7 @@ static const struct check_op ops[] = {
      quant_ref,
      quant_dev,
      SHAPES(quant_shapes),
-     {4096, 4096, 2, 0, 100, CLIP | ZERO},
+     {6144, 4096, 4, 0, 100, TO16},
      NULL},
     {"rowquant_grad",
      "rows cols bits group rate% flags",
@@ -378,7 +390,7 @@ static const struct check_op ops[] = {
      quant_grad_values,
      quant_grad_ref,
      quant_grad_dev,
-     SHAPES(quant_shapes),
+     SHAPES(quant_grad_shapes),
      {4096, 4096, 2, 0, 100, CLIP | ZERO},
      NULL},
     {"rowquant_encode",

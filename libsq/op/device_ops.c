@@ -207,8 +207,8 @@ static void gemm_codes(float *y, int64_t ldy, const float *base, const struct sq
     op->gemm_codes(gpu, y, ldy, base, a, b, m, n);
 }
 
-static void rmsnorm(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
-                    int64_t rows, int64_t n)
+static void rmsnorm(struct sq_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
+                    double eps, int64_t rows, int64_t n)
 {
     op->rmsnorm(gpu, y, ldy, rrms, x, ldx, gain, eps, rows, n);
 }
@@ -226,12 +226,13 @@ static void rope(float *x, const float *cos, const float *sin, int64_t rows, int
     op->rope(gpu, x, cos, sin, rows, tokens, heads, dim, inverse);
 }
 
-static void swiglu(float *y, const float *gate, const float *up, int64_t n)
+static void swiglu(struct sq_floats y, const float *gate, const float *up, int64_t n)
 {
     op->swiglu(gpu, y, gate, up, n);
 }
 
-static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
+                        const float *up, int64_t n)
 {
     op->swiglu_grad(gpu, dgate, dup, dy, gate, up, n);
 }
@@ -396,8 +397,8 @@ static void row_dots(double *dot, const float *a, const float *b, int64_t rows, 
     op->row_dots(gpu, dot, a, b, rows, n);
 }
 
-static void rowquant(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                     int64_t cols)
+static void rowquant(struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols)
 {
     op->rowquant(gpu, y, z, p, u, l, rows, cols);
 }

@@ -9,6 +9,31 @@
 #include "sq/app.h"
 #include "sq/device.h"
 
+/* What a device may write as bf16. */
+
+static void rmsnorm(struct sq_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
+                    double eps, int64_t rows, int64_t n)
+{
+    sq_rmsnorm_ref(sq_f32_of(y), ldy, rrms, x, ldx, gain, eps, rows, n);
+}
+
+static void swiglu(struct sq_floats y, const float *gate, const float *up, int64_t n)
+{
+    sq_swiglu_ref(sq_f32_of(y), gate, up, n);
+}
+
+static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
+                        const float *up, int64_t n)
+{
+    sq_swiglu_grad_ref(sq_f32_of(dgate), sq_f32_of(dup), dy, gate, up, n);
+}
+
+static void rowquant(struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols)
+{
+    sq_rowquant_ref(sq_f32_of(y), z, p, u, l, rows, cols);
+}
+
 static const struct sq_ops reference = {
     .name = "ref",
     .isa = "c",
@@ -36,11 +61,11 @@ static const struct sq_ops reference = {
     .loss = sq_loss_ref,
     .gemm = sq_gemm_ref,
     .gemm_codes = sq_gemm_codes_ref,
-    .rmsnorm = sq_rmsnorm_ref,
+    .rmsnorm = rmsnorm,
     .rmsnorm_grad = sq_rmsnorm_grad_ref,
     .rope = sq_rope_ref,
-    .swiglu = sq_swiglu_ref,
-    .swiglu_grad = sq_swiglu_grad_ref,
+    .swiglu = swiglu,
+    .swiglu_grad = swiglu_grad,
     .attention = sq_attention_ref,
     .attention_grad = sq_attention_grad_ref,
     .add = sq_add_ref,
@@ -56,7 +81,7 @@ static const struct sq_ops reference = {
     .scatter = sq_scatter_ref,
     .scale_rows = sq_scale_rows_ref,
     .row_dots = sq_row_dots_ref,
-    .rowquant = sq_rowquant_ref,
+    .rowquant = rowquant,
     .rowquant_grad = sq_rowquant_grad_ref,
     .rowquant_search = sq_rowquant_search_ref,
     .rowquant_encode = sq_rowquant_encode_ref,

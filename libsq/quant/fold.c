@@ -220,7 +220,7 @@ static void round_strip(const struct fold *d, float *strip, int64_t first, int64
         ops->rowquant_encode(&rows, f, d->q, d->u ? d->u + at_g : NULL, d->lo ? d->lo + at_g : NULL, last - first, n);
     }
     if (d->q)
-        ops->rowquant(f, f, d->q, d->u ? d->u + at_g : NULL, d->lo ? d->lo + at_g : NULL, last - first, n);
+        ops->rowquant(sq_f32(f), f, d->q, d->u ? d->u + at_g : NULL, d->lo ? d->lo + at_g : NULL, last - first, n);
     if (d->to.type == SQ_BF16)
         sq_bf16_narrow((uint16_t *)d->to.x + at, f, count);
 }

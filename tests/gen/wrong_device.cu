@@ -41,22 +41,22 @@ static void differs(struct sq_gpu *g, float *y, const float *x, int64_t n)
 }
 
 /* 3e-4 of every value: the precision of half floats */
-static void coarse(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n)
+static void coarse(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n)
 {
     right->swiglu(g, y, gate, up, n);
     device.sync(g);
-    for (int64_t i = 0; i < n; i++)
-        y[i] *= 1.0003f;
+    for (int64_t i = 0; y.type == SQ_F32 && i < n; i++)
+        static_cast<float *>(y.x)[i] *= 1.0003f;
 }
 
 /* writes between rows */
-static void gap(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
-                double eps, int64_t rows, int64_t n)
+static void gap(struct sq_gpu *g, struct sq_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx,
+                const float *gain, double eps, int64_t rows, int64_t n)
 {
     right->rmsnorm(g, y, ldy, rrms, x, ldx, gain, eps, rows, n);
     device.sync(g);
-    if (rows > 1 && ldy > n)
-        y[n] = 1;
+    if (rows > 1 && ldy > n && y.type == SQ_F32)
+        static_cast<float *>(y.x)[n] = 1;
 }
 
 static int no_devices(char *why, size_t n)

@@ -221,7 +221,7 @@ static struct coded encode(const struct sq_ops *ops, const struct sq_rowq *p, co
     x.z = malloc((size_t)(rows * cols) * sizeof(float));
     memset(x.c.q, 99, (size_t)(rows * x.c.ld) + 8);
     ops->rowquant_encode(&x.c, z, p, NULL, NULL, rows, cols);
-    ops->rowquant(x.z, z, p, NULL, NULL, rows, cols);
+    ops->rowquant(sq_f32(x.z), z, p, NULL, NULL, rows, cols);
     return x;
 }
 

@@ -8,12 +8,12 @@
 
 static void run_rmsnorm(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->rmsnorm(b[0].cur, z[2], b[1].cur, b[2].cur, z[3], b[3].cur, 1e-5, z[0], z[1]);
+    ops->rmsnorm(sq_f32(b[0].cur), z[2], b[1].cur, b[2].cur, z[3], b[3].cur, 1e-5, z[0], z[1]);
 }
 
 static void run_rmsnorm_in_place(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->rmsnorm(b[0].cur, z[2], b[1].cur, b[0].cur, z[2], b[2].cur, 1e-5, z[0], z[1]);
+    ops->rmsnorm(sq_f32(b[0].cur), z[2], b[1].cur, b[0].cur, z[2], b[2].cur, 1e-5, z[0], z[1]);
 }
 
 static const int64_t row_sizes[][2] = {{0, 5},  {1, 1},  {1, 8},   {3, 7},    {5, 64},
@@ -130,17 +130,17 @@ static void gates(struct buf *b)
 
 static void run_swiglu(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->swiglu(b[0].cur, b[1].cur, b[2].cur, z[0]);
+    ops->swiglu(sq_f32(b[0].cur), b[1].cur, b[2].cur, z[0]);
 }
 
 static void run_swiglu_grad(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->swiglu_grad(b[0].cur, b[1].cur, b[2].cur, b[3].cur, b[4].cur, z[0]);
+    ops->swiglu_grad(sq_f32(b[0].cur), sq_f32(b[1].cur), b[2].cur, b[3].cur, b[4].cur, z[0]);
 }
 
 static void run_swiglu_grad_in_place(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->swiglu_grad(b[0].cur, b[1].cur, b[2].cur, b[0].cur, b[1].cur, z[0]);
+    ops->swiglu_grad(sq_f32(b[0].cur), sq_f32(b[1].cur), b[2].cur, b[0].cur, b[1].cur, z[0]);
 }
 
 static void swiglu(void **state)
@@ -295,7 +295,7 @@ static void nan_stays(void **state)
         EACH_LEVEL(level) {
             const float keep = gate[at];
             gate[at] = untouched();
-            level_ops(level)->swiglu(y, gate, up, N);
+            level_ops(level)->swiglu(sq_f32(y), gate, up, N);
             for (int i = 0; i < N; i++)
                 assert_int_equal(isnan(y[i]) != 0, i == at);
             gate[at] = keep;

@@ -20,6 +20,21 @@ class Rowq(ctypes.Structure):
     _fields_ = [("bits", INT), ("sym", ctypes.c_bool), ("zero", ctypes.c_bool), ("group", I64), ("rate", F64)]
 
 
+class Floats(ctypes.Structure):
+    """struct sq_floats (sq/tensor.h), by value; an array of what is not float is bf16"""
+    _fields_ = [("type", INT), ("x", POINTER)]
+
+
+class To:
+    """an array that an operation takes as struct sq_floats"""
+
+    def __init__(self, array):
+        self.array = array
+
+    def at(self, place):
+        return Floats(0 if self.array._type_ is ctypes.c_float else 2, place)
+
+
 class Emulator:
     def __init__(self, path):
         lib = ctypes.CDLL(path)
@@ -46,10 +61,12 @@ class Emulator:
 
     def run(self, op, *args):
         """arrays go to the device's memory and come back; structs are read by the host"""
+        wrapped, args = args, [a.array if isinstance(a, To) else a for a in args]
         places = {i: self.place(a) for i, a in enumerate(args) if isinstance(a, ctypes.Array)}
         for i, p in places.items():
             self.move(self.put, p, POINTER(ctypes.addressof(args[i])), args[i])
         passed = [places.get(i, POINTER(ctypes.addressof(a)) if isinstance(a, ctypes.Structure) else a) for i, a in enumerate(args)]
+        passed = [w.at(p) if isinstance(w, To) else p for w, p in zip(wrapped, passed)]
         self.call(self.ops[OPS.index(op)], None, self.gpu, *passed)
         for i, p in places.items():
             self.move(self.get, POINTER(ctypes.addressof(args[i])), p, args[i])
@@ -66,6 +83,16 @@ def floats(values):
 def wave(n, seed):
     """numbers without a pattern, exact as floats"""
     return [ptx.f32(math.sin(0.37 * i + seed) * (1 + (i * 7 + seed) % 5)) for i in range(n)]
+
+
+def outputs(n):
+    """as f32, as bf16"""
+    return floats([0] * n), (ctypes.c_uint16 * n)()
+
+
+def to_struct(name, array):
+    """struct gpu_floats (gpu.h) with the address of an array of that name"""
+    return lambda places: struct.pack("<Q?7x", places[name], array._type_ is not ctypes.c_float)
 
 
 class Case:
@@ -132,8 +159,8 @@ def check_rope(c):
 def check_swiglu(c):
     n = 40
     a = {"y": floats([0] * n), "g": floats(wave(n, 1)), "u": floats(wave(n, 2))}
-    c.run("elem", "swiglu_elements", 1, 256, a, ["y", "g", "u", ("q", n)],
-          lambda a: c.emu.run("swiglu", a["y"], a["g"], a["u"], I64(n)), nearly=1e-6)
+    c.run("elem", "swiglu_elements", 1, 256, a, [to_struct("y", a["y"]), "g", "u", ("q", n)],
+          lambda a: c.emu.run("swiglu", To(a["y"]), a["g"], a["u"], I64(n)), nearly=1e-6)
 
 
 def check_adamw(c):
@@ -146,10 +173,11 @@ def check_adamw(c):
 
 def check_rmsnorm(c):
     rows, n, ldx, ldy = 5, 37, 40, 38
-    a = {"y": floats([0] * (rows * ldy)), "r": floats([0] * rows), "x": floats(wave(rows * ldx, 1)), "g": floats(wave(n, 2))}
-    c.run("norm", "rmsnorm_rows", 2, 128, a,
-          ["y", ("q", ldy), "r", "x", ("q", ldx), "g", ("d", 1e-5), ("q", rows), ("q", n)],
-          lambda a: c.emu.run("rmsnorm", a["y"], I64(ldy), a["r"], a["x"], I64(ldx), a["g"], F64(1e-5), I64(rows), I64(n)))
+    for y in outputs(rows * ldy):
+        a = {"y": y, "r": floats([0] * rows), "x": floats(wave(rows * ldx, 1)), "g": floats(wave(n, 2))}
+        c.run("norm", "rmsnorm_rows", 2, 128, a,
+              [to_struct("y", y), ("q", ldy), "r", "x", ("q", ldx), "g", ("d", 1e-5), ("q", rows), ("q", n)],
+              lambda a: c.emu.run("rmsnorm", To(a["y"]), I64(ldy), a["r"], a["x"], I64(ldx), a["g"], F64(1e-5), I64(rows), I64(n)))
 
 
 def check_rmsnorm_grad(c):
@@ -173,10 +201,11 @@ def check_rowquant(c):
     rows = 3
     for q, cols in quantizers():
         groups = rows * ((cols - 1) // q.group + 1 if q.group else 1)
-        a = {"y": floats([0] * (rows * cols)), "z": floats(wave(rows * cols, 1)), "u": floats(wave(groups, 2)), "l": floats(wave(groups, 3))}
-        c.run("rowquant", "rowquant_groups", (groups + 3) // 4, 128, a,
-              ["y", "z", lambda places: rows_struct(q, places["u"], places["l"], rows, cols)],
-              lambda a: c.emu.run("rowquant", a["y"], a["z"], q, a["u"], a["l"], I64(rows), I64(cols)))
+        for y in outputs(rows * cols):
+            a = {"y": y, "z": floats(wave(rows * cols, 1)), "u": floats(wave(groups, 2)), "l": floats(wave(groups, 3))}
+            c.run("rowquant", "rowquant_groups", (groups + 3) // 4, 128, a,
+                  [to_struct("y", y), "z", lambda places: rows_struct(q, places["u"], places["l"], rows, cols)],
+                  lambda a: c.emu.run("rowquant", To(a["y"]), a["z"], q, a["u"], a["l"], I64(rows), I64(cols)))
 
 
 def lattice():

@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   5
+#define SQ_DEVICE_ABI   7
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -38,7 +38,7 @@ struct sq_gpu_info {
 /* What a device computes. All arrays are in device memory, f32 row-major unless said otherwise; shapes, aliasing and
  * meaning are those of struct sq_ops where the name is the same. An operation only queues: the first failure is kept,
  * later operations do nothing, sync() returns it. Every result is the same for the same device type, run after run:
- * sums have a fixed order, there are no float atomics. Workspace (space() below) is stated where an operation needs
+ * sums have a fixed order, there are no float atomics. A struct sq_floats may be bf16 anywhere. Workspace (space() below) is stated where an operation needs
  * any. */
 struct sq_device_ops {
     /* Workspace: f32 operands that are rounded to bf16, or bf16 ones that meet unrounded f32, are converted first:
@@ -49,7 +49,7 @@ struct sq_device_ops {
     void (*gemm_codes)(struct sq_gpu *g, float *y, int64_t ldy, const float *base, const struct sq_codes *a,
                        const struct sq_codes *b, int64_t m, int64_t n);
 
-    void (*rmsnorm)(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx,
+    void (*rmsnorm)(struct sq_gpu *g, struct sq_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx,
                     const float *gain, double eps, int64_t rows, int64_t n);
     /* Workspace with dgain: column sums of n. */
     void (*rmsnorm_grad)(struct sq_gpu *g, float *dx, int64_t lddx, bool add, float *dgain, const float *dy,
@@ -57,9 +57,9 @@ struct sq_device_ops {
                          int64_t n);
     void (*rope)(struct sq_gpu *g, float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
                  int64_t heads, int64_t dim, bool inverse);
-    void (*swiglu)(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n);
-    void (*swiglu_grad)(struct sq_gpu *g, float *dgate, float *dup, const float *dy, const float *gate, const float *up,
-                        int64_t n);
+    void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
+    void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
+                        const float *gate, const float *up, int64_t n);
     /* D at most 256: SQ_E_UNSUP. tf32: where there are units for it, operands of all products but q.k, which stands in an
      * exponent, are rounded to tf32 (11 bits) first. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
@@ -78,7 +78,7 @@ struct sq_device_ops {
     /* y, codes and errors have the reference's bits wherever sigma(u) has (exp in double may differ in its last bit,
      * which a rounding to float hides but once in 2^28); so have dz but for the share that the extremes of a row get,
      * du and dl being sums. */
-    void (*rowquant)(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u,
+    void (*rowquant)(struct sq_gpu *g, struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u,
                      const float *l, int64_t rows, int64_t cols);
     void (*rowquant_grad)(struct sq_gpu *g, float *dz, float *du, float *dl, const float *dy, const float *z,
                           const struct sq_rowq *p, const float *u, const float *l, int64_t rows, int64_t cols);

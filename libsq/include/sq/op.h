@@ -115,15 +115,16 @@ struct sq_ops {
      * number of rounded channels, the same in both. sq_codes_multiply() must hold.
      * fast_codes: this is faster than gemm on the rounded floats here.
      * narrows: gemm rounds a float operand in a pass of its own, so one that several products need is better narrowed
-     * before them, once. */
+     * before them, once, or written as bf16 by what makes it: an output of type struct sq_floats may be bf16 then, the f32
+     * rounded to nearest even. Else it is f32. */
     void (*gemm_codes)(float *y, int64_t ldy, const float *base, const struct sq_codes *a, const struct sq_codes *b,
                        int64_t m, int64_t n);
     bool fast_codes, narrows;
 
     /* y[t,:] = gain * x[t,:] / rms, rms = sqrt(mean x^2 + eps); rrms[t] = 1 / rms is kept for the gradient.
-     * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y == x allowed. */
-    void (*rmsnorm)(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
-                    int64_t rows, int64_t n);
+     * Rows are ldx, ldy apart, so that heads are normalised in place of a [T, H*D] array: y.x == x allowed, as f32. */
+    void (*rmsnorm)(struct sq_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
+                    double eps, int64_t rows, int64_t n);
     /* dx (+)= , dgain[n] += unless it is NULL; dx == dy allowed when !add */
     void (*rmsnorm_grad)(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy, const float *x,
                          int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
@@ -133,9 +134,10 @@ struct sq_ops {
     void (*rope)(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
                  int64_t dim, bool inverse);
 
-    /* y = silu(gate) * up, and its gradient (dgate, dup overwritten; may alias gate, up) */
-    void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
-    void (*swiglu_grad)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n);
+    /* y = silu(gate) * up, and its gradient (dgate, dup of one type, overwritten; as f32 they may alias gate, up) */
+    void (*swiglu)(struct sq_floats y, const float *gate, const float *up, int64_t n);
+    void (*swiglu_grad)(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
+                        const float *up, int64_t n);
 
     /* Causal attention of B samples of T tokens: q, out [B*T, H*D], k, v [B*T, KV*D]; query head h reads kv
      * head h / (H/KV); scores scaled by D^-1/2. lse [B, H, T] = log-sum-exp of each row of scores, kept for the
@@ -201,8 +203,8 @@ struct sq_ops {
     void (*row_dots)(double *dot, const float *a, const float *b, int64_t rows, int64_t n);
 
     /* Row-wise weight and token quantizers with their gradients: see rowquant.h. */
-    void (*rowquant)(float *y, const float *z, const struct sq_rowq *p, const float *u, const float *l, int64_t rows,
-                     int64_t cols);
+    void (*rowquant)(struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols);
     void (*rowquant_grad)(float *dz, float *du, float *dl, const float *dy, const float *z, const struct sq_rowq *p,
                           const float *u, const float *l, int64_t rows, int64_t cols);
     void (*rowquant_encode)(struct sq_codes *to, const float *z, const struct sq_rowq *p, const float *u,

@@ -66,6 +66,19 @@ struct sq_floats {
     void *x;
 };
 
+static inline struct sq_floats sq_f32(float *x)
+{
+    const struct sq_floats a = {SQ_F32, x};
+    return a;
+}
+
+/* Where they lie, of what is never asked for bf16. */
+static inline float *sq_f32_of(struct sq_floats a)
+{
+    SQ_ASSERT(a.type == SQ_F32);
+    return (float *)a.x;
+}
+
 /* from element `first` on */
 struct sq_floats sq_floats_from(struct sq_floats a, int64_t first);
 /* out[n] = the first n, and back, rounded to their type; large ones by all threads */

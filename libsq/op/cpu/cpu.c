@@ -36,6 +36,12 @@ int sq_cpu_init(const struct sq_vec *vec, enum sq_isa libraries)
     return 0;
 }
 
+static void rowquant(struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
+                     int64_t rows, int64_t cols)
+{
+    sq_rowquant_cpu(sq_f32_of(y), z, p, u, l, rows, cols);
+}
+
 void sq_cpu_fill(struct sq_ops *ops)
 {
     ops->name = "cpu";
@@ -49,7 +55,7 @@ void sq_cpu_fill(struct sq_ops *ops)
     ops->attention_grad = sq_attention_grad_cpu;
     ops->hadamard = sq_hadamard_cpu;
     sq_rows_fill(ops);
-    ops->rowquant = sq_rowquant_cpu;
+    ops->rowquant = rowquant;
     ops->rowquant_grad = sq_rowquant_grad_cpu;
     ops->rowquant_search = sq_rowquant_search_cpu;
     ops->rowquant_encode = sq_rowquant_encode_cpu;

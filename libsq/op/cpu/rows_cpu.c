@@ -25,9 +25,10 @@ static int64_t rows_of_piece(int64_t n)
     return SQ_MAX(PIECE / SQ_MAX(n, 1), 1);
 }
 
-static void rmsnorm(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
-                    int64_t rows, int64_t n)
+static void rmsnorm(struct sq_floats out, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain,
+                    double eps, int64_t rows, int64_t n)
 {
+    float *y = sq_f32_of(out);
     PIECES(rows, rows_of_piece(n), rows * n, sq_vec->rmsnorm(y + i * ldy, ldy, rrms + i, x + i * ldx, ldx, gain, eps, c, n));
 }
 
@@ -47,13 +48,16 @@ static void rope(float *x, const float *cos, const float *sin, int64_t rows, int
            sq_vec->rope(x, cos, sin, i, c, tokens, heads, dim, inverse));
 }
 
-static void swiglu(float *y, const float *gate, const float *up, int64_t n)
+static void swiglu(struct sq_floats out, const float *gate, const float *up, int64_t n)
 {
+    float *y = sq_f32_of(out);
     PIECES(n, PIECE, n, sq_vec->swiglu(y + i, gate + i, up + i, c));
 }
 
-static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats to_gate, struct sq_floats to_up, const float *dy, const float *gate,
+                        const float *up, int64_t n)
 {
+    float *dgate = sq_f32_of(to_gate), *dup = sq_f32_of(to_up);
     PIECES(n, PIECE, n, sq_vec->swiglu_grad(dgate + i, dup + i, dy + i, gate + i, up + i, c));
 }
 

@@ -25,20 +25,21 @@ static __device__ inline float sigmoid(float x)
 }
 
 static __global__ void __launch_bounds__(GPU_BLOCK)
-    swiglu_elements(float *y, const float *gate, const float *up, int64_t n)
+    swiglu_elements(gpu_floats y, const float *gate, const float *up, int64_t n)
 {
     GPU_LOOP (i, n)
-        y[i] = gate[i] * sigmoid(gate[i]) * up[i];
+        y.set(i, gate[i] * sigmoid(gate[i]) * up[i]);
 }
 
 /* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
 static __global__ void __launch_bounds__(GPU_BLOCK)
-    swiglu_grad_elements(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+    swiglu_grad_elements(gpu_floats dgate, gpu_floats dup, const float *dy, const float *gate, const float *up,
+                         int64_t n)
 {
     GPU_LOOP (i, n) {
         const float a = gate[i], u = up[i], d = dy[i], s = sigmoid(a);
-        dgate[i] = d * u * (s + a * s * (1 - s));
-        dup[i] = d * a * s;
+        dgate.set(i, d * u * (s + a * s * (1 - s)));
+        dup.set(i, d * a * s);
     }
 }
 
@@ -151,17 +152,19 @@ void sq_rope_cuda(struct sq_gpu *g, float *x, const float *cos, const float *sin
         GPU_LAUNCH(g, rope_pairs, gpu_blocks(pairs), GPU_BLOCK, x, cos, sin, pairs, tokens, heads, dim, inverse);
 }
 
-void sq_swiglu_cuda(struct sq_gpu *g, float *y, const float *gate, const float *up, int64_t n)
+void sq_swiglu_cuda(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n)
 {
+    const gpu_floats to = gpu_floats_of(y);
     if (n > 0)
-        GPU_LAUNCH(g, swiglu_elements, gpu_blocks(n), GPU_BLOCK, y, gate, up, n);
+        GPU_LAUNCH(g, swiglu_elements, gpu_blocks(n), GPU_BLOCK, to, gate, up, n);
 }
 
-void sq_swiglu_grad_cuda(struct sq_gpu *g, float *dgate, float *dup, const float *dy, const float *gate,
-                         const float *up, int64_t n)
+void sq_swiglu_grad_cuda(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
+                         const float *gate, const float *up, int64_t n)
 {
+    const gpu_floats to_gate = gpu_floats_of(dgate), to_up = gpu_floats_of(dup);
     if (n > 0)
-        GPU_LAUNCH(g, swiglu_grad_elements, gpu_blocks(n), GPU_BLOCK, dgate, dup, dy, gate, up, n);
+        GPU_LAUNCH(g, swiglu_grad_elements, gpu_blocks(n), GPU_BLOCK, to_gate, to_up, dy, gate, up, n);
 }
 
 void sq_add_cuda(struct sq_gpu *g, float *y, const float *x, int64_t n)

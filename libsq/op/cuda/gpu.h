@@ -199,6 +199,11 @@ static inline gpu_floats gpu_floats_of(const void *x, enum sq_dtype type)
     return {const_cast<void *>(x), type == SQ_BF16};
 }
 
+static inline gpu_floats gpu_floats_of(struct sq_floats a)
+{
+    return gpu_floats_of(a.x, a.type);
+}
+
 /* ---- sums of columns ------------------------------------------------------------------------
  * to(k, i, sum over rows t of from(t, i)[k]) for columns i < n and a few k < F::wide, in two steps of fixed order: a
  * thread a column adds the rows of a piece in float, then a thread a column adds the pieces in double. Pieces depend on

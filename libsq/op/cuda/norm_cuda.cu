@@ -4,12 +4,12 @@
  *   with h = gain dy:  dx = r h - x r^3 mean(h x),  dgain += sum over rows of dy x r
  *
  * Sums of squares are of float: a lane adds n / 32 terms, the warp 32 lanes. Bound by memory: 8 bytes an element
- * forward (the second reading is from the caches), 12 or 16 backward, 8 more for dgain. Blocks of 128 threads, no
- * shared memory. */
+ * forward, 6 to bf16 (the second reading is from the caches), 12 or 16 backward, 8 more for dgain. Blocks of 128
+ * threads, no shared memory. */
 #include "gpu.h"
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    rmsnorm_rows(float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
+    rmsnorm_rows(gpu_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx, const float *gain, double eps,
                  int64_t rows, int64_t n)
 {
     GPU_ROW_LOOP (t, rows) {
@@ -19,7 +19,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
             sum = fmaf(xt[i], xt[i], sum);
         const float r = (float)(1 / sqrt((double)warp_sum(sum) / (double)n + eps));
         GPU_LANE_LOOP (i, n)
-            y[t * ldy + i] = gain[i] * xt[i] * r;
+            y.set(t * ldy + i, gain[i] * xt[i] * r);
         if (threadIdx.x % GPU_LANES == 0)
             rrms[t] = r;
     }
@@ -54,11 +54,12 @@ struct gain_terms {
     }
 };
 
-void sq_rmsnorm_cuda(struct sq_gpu *g, float *y, int64_t ldy, float *rrms, const float *x, int64_t ldx,
+void sq_rmsnorm_cuda(struct sq_gpu *g, struct sq_floats y, int64_t ldy, float *rrms, const float *x, int64_t ldx,
                      const float *gain, double eps, int64_t rows, int64_t n)
 {
+    const gpu_floats to = gpu_floats_of(y);
     if (rows > 0)
-        GPU_LAUNCH(g, rmsnorm_rows, gpu_row_blocks(rows), GPU_ROW_BLOCK, y, ldy, rrms, x, ldx, gain, eps, rows, n);
+        GPU_LAUNCH(g, rmsnorm_rows, gpu_row_blocks(rows), GPU_ROW_BLOCK, to, ldy, rrms, x, ldx, gain, eps, rows, n);
 }
 
 void sq_rmsnorm_grad_cuda(struct sq_gpu *g, float *dx, int64_t lddx, bool add, float *dgain, const float *dy,

@@ -1,6 +1,6 @@
 /* Row quantizers (docs/method.md 1): a warp a group, whether the group is 32 weights, a head's 128 or a row's 11008.
  *
- *   y, dz    bound by memory: 8 bytes an element forward, 12 backward; a row of 44 kB comes from L2 the second time
+ *   y, dz    bound by memory: 8 bytes an element forward, 6 to bf16, 12 backward; a row of 44 kB comes from L2 the second time
  *   codes    5 bytes an element
  *   search   by arithmetic: some 600 pairs of factors a group, a rounding and a division per element and
  *            pair; a block a group, a thread a pair and a chunk of 256 channels (neighbours read the same
@@ -49,11 +49,11 @@ struct floats_rows {
 };
 
 struct into_rows {
-    float *y;
+    gpu_floats y;
     int64_t cols;
     __device__ void operator()(int64_t row, int64_t j, float v) const
     {
-        y[row * cols + j] = v;
+        y.set(row * cols + j, v);
     }
 };
 
@@ -63,7 +63,7 @@ struct nowhere {
     }
 };
 
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK) rowquant_groups(float *y, const float *z, warp_rows r)
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK) rowquant_groups(gpu_floats y, const float *z, warp_rows r)
 {
     GPU_ROW_LOOP (i, r.rows * r.groups)
         warp_round(r, i, plain_rows{z, r.cols}, into_rows{y, r.cols}, nowhere{});
@@ -161,12 +161,13 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     }
 }
 
-void sq_rowquant_cuda(struct sq_gpu *g, float *y, const float *z, const struct sq_rowq *p, const float *u,
+void sq_rowquant_cuda(struct sq_gpu *g, struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u,
                       const float *l, int64_t rows, int64_t cols)
 {
+    const gpu_floats to = gpu_floats_of(y);
     const warp_rows r = warp_rows_of(p, u, l, rows, cols);
     if (rows > 0 && cols > 0)
-        GPU_LAUNCH(g, rowquant_groups, gpu_row_blocks(rows * r.groups), GPU_ROW_BLOCK, y, z, r);
+        GPU_LAUNCH(g, rowquant_groups, gpu_row_blocks(rows * r.groups), GPU_ROW_BLOCK, to, z, r);
 }
 
 void sq_rowquant_grad_cuda(struct sq_gpu *g, float *dz, float *du, float *dl, const float *dy, const float *z,
