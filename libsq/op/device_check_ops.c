@@ -313,7 +313,8 @@ static const int64_t counts[][CHECK_DIMS] = {{0}, {1}, {31}, {256}, {257}, {5000
 /* Where products are bf16, a forward's operands are two numbers of it. The low one is off by 2^-17 / sqrt(3) of the
  * mantissa's 1 to 2 where it is large, in half of the cases, by half of that in a quarter, and so on: by 0.31 2^-17 of the
  * whole as root mean square, 40 U. The product of the low parts, which is left out, has (0.41 2^-8)^2, 43 U: together 70 U
- * of a product, in place of 1.3 U. What the sums lose, a unit every eighth product, is less. So 70^2 U^2 of lse, and of
+ * of a product, in place of 1.3 U. The 48 additions of 128 channels lose 0.72 U 48 / sqrt(3) = 20 U, which is little beside
+ * that. So 70^2 U^2 of lse, and of
  * `out` as much again, and for the probabilities' and values' own.
  *
  * A backward's, but for the scores, are one, off by 2^-8 / sqrt(3), so by 0.41 2^-8 of themselves: a sum of products of two

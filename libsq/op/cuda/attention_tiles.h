@@ -8,21 +8,20 @@
  *
  * f32_tiles: a step needs eight values from shared memory for sixteen fused products. 33 kB.
  *
- * tensor_tiles, from sm_80 on: a warp has 16 rows and 32 columns, as two sums of wmma. Where one operand is two numbers,
- * x = high + low + e, of a product only low low is left out, and those with a low part are summed by themselves, or
- * they would be cut where the others end. 41 kB; 128 registers a thread and 2 blocks a processor but where sums take
- * more than 32: dk and dv of D over 64, all of D over 128.
+ * tensor_tiles, from sm_80 on: a warp has 16 rows and 32 columns, as two sums of wmma. Where an operand is two numbers,
+ * x = high + low + e, only low low is left out of the product. 41 kB; 128 registers a thread and 2 blocks a processor but
+ * where sums take more than 32: dk and dv of D over 64, all of D over 128.
  *
  * tensor_tiles<float>: every operand is two of tf32 (11 bits each), |e| <= 2^-23 |x|: three products come within 2^-21
  * of one of f32 at worst, 1.3 U (2^-24) as root mean square. Tensor cores truncate when they add, so they add 32
- * products, and what that gives is added with rounding. A step of 8 channels is 12 loads, 48 instructions that split and
- * 12 products a warp.
+ * products, low ones by themselves; what that gives is added with rounding. A step of 8 channels is 12 loads, 48
+ * instructions that split and 12 products a warp.
  *
  * tensor_tiles<bf16>: operands are rounded to bf16 on their way into shared memory. Those of scores, which stand in an
  * exponent that a large bias of the keys must not blur, and of mix, which codes of few bits and the choice of experts
  * follow, are two, |e| <= 2^-17 |x|: within 2^-15 at worst, 70 U as root mean square; those of the backward are one.
- * Tensor cores add to the sums themselves: a unit lost every eighth product is small beside that. Two chunks lie in one
- * line of shared memory. A step of 16 channels is 6 loads and 12 products of 16 x 8 x 16 a warp, or 3 and 4.
+ * Tensor cores add to the sums themselves: a unit lost at each addition of eight is small beside that. Two chunks lie in
+ * one line of shared memory. A step of 16 channels is 6 loads and 12 products of 16 x 8 x 16 a warp, or 3 and 4.
  *
  * Sums have the order that the shape says. Where an operand of tensor_tiles is above 2^127 products may be NaN. */
 #ifndef SQ_ATTENTION_TILES_H
@@ -229,27 +228,28 @@ template <class T, bool TWO, class USE, class LAYOUT> struct tensor_operand {
     }
 };
 
-/* What a warp adds to a pair of its sums at once. */
+/* What a warp adds to a pair of its sums at once: of tf32 by itself, products with a low part apart; of bf16 to the sums. */
 template <class T, bool TWO> struct tensor_part {
     tensor_sum<T> high[PAIR], low[PAIR];
 
     __device__ void begin(const tensor_sum<T> *sum)
     {
         for (int f = 0; f < PAIR; f++) {
-            if constexpr (IS_F32<T>)
+            if constexpr (IS_F32<T>) {
                 wmma::fill_fragment(high[f], 0.0f);
-            else
-                high[f] = sum[f];
-            if constexpr (TWO)
                 wmma::fill_fragment(low[f], 0.0f);
+            } else {
+                high[f] = sum[f];
+            }
         }
     }
 
     template <class LEFT, class RIGHT> __device__ void add_product(int f, const LEFT &x, const RIGHT &y)
     {
         if constexpr (TWO) {
-            wmma::mma_sync(low[f], x.low, y.high, low[f]);
-            wmma::mma_sync(low[f], x.high, y.low, low[f]);
+            tensor_sum<T> &to = IS_F32<T> ? low[f] : high[f];
+            wmma::mma_sync(to, x.low, y.high, to);
+            wmma::mma_sync(to, x.high, y.low, to);
         }
         wmma::mma_sync(high[f], x.high, y.high, high[f]);
     }
@@ -257,12 +257,12 @@ template <class T, bool TWO> struct tensor_part {
     __device__ void end(tensor_sum<T> *sum)
     {
         for (int f = 0; f < PAIR; f++) {
-            if constexpr (TWO)
+            if constexpr (IS_F32<T>) {
                 add_sum(high[f], low[f]);
-            if constexpr (IS_F32<T>)
                 add_sum(sum[f], high[f]);
-            else
+            } else {
                 sum[f] = high[f];
+            }
         }
     }
 };
