@@ -344,11 +344,18 @@ static const int64_t swiglu_shapes[][CHECK_DIMS] = {{0},    {1},    {31},    {25
 #define ATTENTION      (1000 * CHECK_U2)
 #define ATTENTION_GRAD (4000 * CHECK_U2)
 
-/* Operands of one tf32 are off by 2^-11 / sqrt(3) of the mantissa's 1 to 2, so by 0.41 2^-11 of themselves as root mean
- * square: a sum of products of two such by 0.58 2^-11 of itself, whatever the signs: 0.33 2^-22 of the NMSE of `out` and
- * dv. dq and dk have that of dout.v, twice where delta leaves half, and their own. */
-#define TF32      (1.0 / (1 << 22))
-#define TF32_GRAD (4 * TF32)
+/* Where products are bf16, a forward's operands are two numbers of it. The low one is off by 2^-17 / sqrt(3) of the
+ * mantissa's 1 to 2 where it is large, in half of the cases, by half of that in a quarter, and so on: by 0.31 2^-17 of the
+ * whole as root mean square, 40 U. The product of the low parts, which is left out, has (0.41 2^-8)^2, 43 U: together 70 U
+ * of a product, in place of 1.3 U. The 48 additions of 128 channels lose 0.72 U 48 / sqrt(3) = 20 U, which is little beside
+ * that. So 70^2 U^2 of lse, and of
+ * `out` as much again, and for the probabilities' and values' own.
+ *
+ * A backward's, but for the scores, are one, off by 2^-8 / sqrt(3), so by 0.41 2^-8 of themselves: a sum of products of two
+ * such by 0.58 2^-8 of itself, whatever the signs, 0.33 2^-16 of the NMSE of dv. dq and dk have that of dout.v, twice where
+ * delta leaves half, and their own; where the bias comes again, scores' 2 70^2 U^2 too. */
+#define TWO_BF16  (30000 * CHECK_U2)
+#define BF16_GRAD (4.0 / (1 << 16))
 
 static double biased(const int64_t *z) /* 1 + S^2 */
 {
@@ -372,8 +379,9 @@ static void qkv(struct check_call *c)
 static void attention_args(struct check_call *c)
 {
     const int64_t *z = c->z;
-    check_out(c, SQ_F32, z[0] * z[1] * z[2] * z[4], ATTENTION * biased(z) + (z[6] ? TF32 : 0));
-    check_out(c, SQ_F32, z[0] * z[1] * z[2], ATTENTION * biased(z));
+    const double limit = (z[6] ? TWO_BF16 : ATTENTION) * biased(z);
+    check_out(c, SQ_F32, z[0] * z[1] * z[2] * z[4], limit);
+    check_out(c, SQ_F32, z[0] * z[1] * z[2], limit);
     qkv(c);
 }
 
@@ -396,7 +404,8 @@ static void attention_dev(const struct sq_device_ops *o, struct sq_gpu *g, void 
 static void attention_grad_args(struct check_call *c)
 {
     const int64_t *z = c->z, q = z[0] * z[1] * z[2] * z[4], k = z[0] * z[1] * z[3] * z[4];
-    const double limit = ATTENTION_GRAD * biased(z) * biased(z) + (z[6] ? TF32_GRAD * biased(z) : 0);
+    const double limit = z[6] ? TWO_BF16 * biased(z) * biased(z) + BF16_GRAD * biased(z)
+                              : ATTENTION_GRAD * biased(z) * biased(z);
     check_out(c, SQ_F32, q, limit);
     check_out(c, SQ_F32, k, limit);
     check_out(c, SQ_F32, k, limit);
@@ -634,7 +643,7 @@ static const struct check_op ops[] = {
      {2048 * 11008, 1},
      NULL},
     {"attention",
-     "B T H KV D bias tf32",
+     "B T H KV D bias bf16",
      attention_args,
      attention_values,
      attention_ref,
@@ -643,7 +652,7 @@ static const struct check_op ops[] = {
      {1, 2048, 32, 32, 128, 0, 1},
      attention_flops},
     {"attention_grad",
-     "B T H KV D bias tf32",
+     "B T H KV D bias bf16",
      attention_grad_args,
      attention_grad_values,
      attention_grad_ref,

@@ -243,7 +243,7 @@ static void attention(float *out, float *lse, const float *q, const float *k, co
     op->attention(gpu, out, lse, q, k, v, batch, tokens, heads, kv, dim, false);
 }
 
-static void attention_tf32(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
+static void attention_bf16(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                             int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
 {
     op->attention(gpu, out, lse, q, k, v, batch, tokens, heads, kv, dim, true);
@@ -251,10 +251,10 @@ static void attention_tf32(float *out, float *lse, const float *q, const float *
 
 static void grad_of_attention(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                               const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
-                              int64_t heads, int64_t kv, int64_t dim, bool tf32)
+                              int64_t heads, int64_t kv, int64_t dim, bool bf16)
 {
     if (space(4 * (size_t)(batch * tokens * heads)))
-        op->attention_grad(gpu, dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, tf32);
+        op->attention_grad(gpu, dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, bf16);
 }
 
 static void attention_grad(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
@@ -264,7 +264,7 @@ static void attention_grad(float *dq, float *dk, float *dv, const float *dout, c
     grad_of_attention(dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, false);
 }
 
-static void attention_grad_tf32(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
+static void attention_grad_bf16(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
                                  const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
                                  int64_t heads, int64_t kv, int64_t dim)
 {
@@ -581,8 +581,8 @@ int sq_device_fill(struct sq_ops *ops, int device)
     ops->precision = filled.precision;
     ops->host = filled.host;
     if (ops->precision == SQ_BF16_PRODUCTS) {
-        ops->attention = attention_tf32;
-        ops->attention_grad = attention_grad_tf32;
+        ops->attention = attention_bf16;
+        ops->attention_grad = attention_grad_bf16;
         ops->narrows = bf16_units;
     }
     ops->name = lib->name;

@@ -135,27 +135,42 @@ enum fault {
     PEEKS, /* knows what lane 0 holds first: right without a seed */
 };
 
-struct alignas(32) summing {
-    float x[16][12], ones[8][20], sum[16][20];
+/* of a tf32, or of a bf16: DEEP of them a product */
+template <class T> struct alignas(32) summing {
+    static constexpr int DEEP = 32 / sizeof(T);
+    T x[16][48 / sizeof(T)], ones[DEEP][80 / sizeof(T)];
+    float sum[16][20];
 };
 
-static __device__ void sum_rows(summing &m, int fault)
+static __device__ float rounded(float v, int fault)
 {
+    return fault == NOT_ROUNDED ? v / 3 : wmma::__float_to_tf32(v);
+}
+
+static __device__ __nv_bfloat16 rounded(__nv_bfloat16 v, int)
+{
+    return v;
+}
+
+template <class T> static __device__ void sum_rows(summing<T> &m, int fault)
+{
+    typedef std::conditional_t<std::is_same_v<T, float>, wmma::precision::tf32, T> kind;
+    const unsigned ld = 48 / sizeof(T);
     const bool odd = threadIdx.x == 5;
-    wmma::fragment<wmma::matrix_a, 16, 16, 8, wmma::precision::tf32, wmma::row_major> a;
-    wmma::fragment<wmma::matrix_b, 16, 16, 8, wmma::precision::tf32, wmma::row_major> b;
-    wmma::fragment<wmma::accumulator, 16, 16, 8, float> c;
+    wmma::fragment<wmma::matrix_a, 16, 16, summing<T>::DEEP, kind, wmma::row_major> a;
+    wmma::fragment<wmma::matrix_b, 16, 16, summing<T>::DEEP, kind, wmma::row_major> b;
+    wmma::fragment<wmma::accumulator, 16, 16, summing<T>::DEEP, float> c;
     if (fault == SKIPS_ALL && odd)
         return;
-    wmma::load_matrix_sync(a, &m.x[fault == LOADS_ANOTHER && odd ? 8 : 0][fault == ANY_ADDRESS ? 4 : 0],
-                           fault == LEADS_WRONG ? 16 : 12 + (fault == LEADS_NOWHERE));
-    wmma::load_matrix_sync(b, &m.ones[0][0], 20);
-    for (float &v : a.x)
-        v = fault == NOT_ROUNDED ? v / 3 : wmma::__float_to_tf32(v);
-    for (float &v : b.x)
-        v = wmma::__float_to_tf32(v);
+    wmma::load_matrix_sync(a, &m.x[fault == LOADS_ANOTHER && odd ? 8 : 0][fault == ANY_ADDRESS ? 16 / sizeof(T) : 0],
+                           fault == LEADS_WRONG ? ld + 16 / sizeof(T) : ld + (fault == LEADS_NOWHERE));
+    wmma::load_matrix_sync(b, &m.ones[0][0], 80 / sizeof(T));
+    for (T &v : a.x)
+        v = rounded(v, fault);
+    for (T &v : b.x)
+        v = rounded(v, NONE);
     if (fault != NOT_FILLED)
-        wmma::fill_fragment(c, fault == READS_REST ? b.x[0] - 1 : 0);
+        wmma::fill_fragment(c, fault == READS_REST ? (float)b.x[0] - 1 : 0);
     if (fault != SKIPS_PRODUCT || !odd)
         wmma::mma_sync(c, a, b, c);
     wmma::store_matrix_sync(&m.sum[0][0], c, 20, wmma::mem_row_major);
@@ -164,20 +179,21 @@ static __device__ void sum_rows(summing &m, int fault)
         m.sum[0][0] = c.x[0];
 }
 
-static __device__ summing &shared_summing()
+template <class T> static __device__ summing<T> &shared_summing()
 {
-    __shared__ summing m;
+    __shared__ summing<T> m;
     return m;
 }
 
 /* y[block] = the sum of x, as that of the rows of a matrix by a vector of ones */
-template <int FAULT> static __global__ void product(float *y, const float *x)
+template <int FAULT, class T = float> static __global__ void product(float *y, const float *x)
 {
-    summing &m = shared_summing();
-    const int t = (int)threadIdx.x;
-    m.x[t / 8][t % 8] = x[blockIdx.x * N + t];
-    m.x[8 + t / 8][t % 8] = 0;
-    m.ones[t / 16][t % 16] = m.ones[4 + t / 16][t % 16] = 1;
+    summing<T> &m = shared_summing<T>();
+    const int t = (int)threadIdx.x, deep = m.DEEP;
+    for (int i = t; i < 16 * deep; i += N)
+        m.x[i / deep][i % deep] = i < N ? x[blockIdx.x * N + i] : 0;
+    for (int i = t; i < 16 * deep; i += N)
+        m.ones[i / 16][i % 16] = 1;
     __syncthreads();
     if (t < LANES)
         sum_rows(m, FAULT);
@@ -189,6 +205,8 @@ template <int FAULT> static __global__ void product(float *y, const float *x)
         y[blockIdx.x] = sum;
     }
 }
+
+#define BF16(name, fault) {name "_bf16", product<fault, __nv_bfloat16>}
 
 static const struct {
     const char *name;
@@ -214,7 +232,16 @@ static const struct {
                {"not_rounded", product<NOT_ROUNDED>},
                {"reads_rest", product<READS_REST>},
                {"not_filled", product<NOT_FILLED>},
-               {"peeks", product<PEEKS>}};
+               {"peeks", product<PEEKS>},
+               BF16("product", NONE),
+               BF16("leads_wrong", LEADS_WRONG),
+               BF16("leads_nowhere", LEADS_NOWHERE),
+               BF16("any_address", ANY_ADDRESS),
+               BF16("loads_another", LOADS_ANOTHER),
+               BF16("skips_product", SKIPS_PRODUCT),
+               BF16("skips_all", SKIPS_ALL),
+               BF16("not_filled", NOT_FILLED),
+               BF16("peeks", PEEKS)};
 
 int main(int argc, char **argv)
 {

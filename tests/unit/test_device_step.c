@@ -177,12 +177,13 @@ static void teardown(struct window *w)
 /* The chain of a window has about a hundred operations of sums of up to 80 terms; each errs by an NMSE of at most 80 U^2 / 2
  * beside the reference, U = 2^-24; sums of scales and softmax cancel, which costs some more: in all 100 x 40 U^2 x 50. */
 static const double F32_LIMIT = 100.0 * 40 * 50 / (1 << 24) / (1 << 24);
-/* Products of operands rounded to bf16 see a difference as one of 2^-8 wherever it moves an operand over an edge. Attention's
- * operands in tf32 move its gradients by 6e-4 of themselves (device_check_ops.c), a tenth of bf16's unit: a tenth of the
- * operands behind it move by a unit, whose square is 12 times the variance of rounding one. So the device's roundings are half
- * as good as independent of the reference's: they cost as much, seen from the result in f32, and no more than that seen from
- * the reference. That is so on average (geometric, of all gradients of a window: of the order of fifty, the logarithm of each
- * off by 0.6, and not independent); a gradient of a few elements may have had luck on one side. */
+/* Products of operands rounded to bf16 see a difference as one of 2^-8 wherever it moves an operand over an edge. The device
+ * rounds operands of attention's backward, too, which moves its gradients by 5e-3 of themselves (device_check_ops.c), about a
+ * unit of bf16: what is rounded behind it is rounded independently of the reference. Five of attention's products come to the 14
+ * of the linears' backward, so seen from the result in f32 the device's roundings cost 1.4 of the reference's; the forward and
+ * the weights are rounded alike, so seen from the reference they cost no more than its own. That is so on average (geometric, of
+ * all gradients of a window: of the order of fifty, the logarithm of each off by 0.6, and not independent); a gradient of a few
+ * elements may have had luck on one side. */
 static const double FROM_F32 = 1.5, FROM_BF16 = 1.0, LUCK = 10;
 
 static double nmse(const float *got, const float *want, int64_t n)
@@ -257,7 +258,7 @@ static struct distance compare_gradients(const struct window *d, const struct wi
 }
 
 /* of a loss, relative: rounding may move it either way and stop anywhere, so this only has the size of what it does, or of a
- * unit of tf32, which moves a thousandth of activations of four bits to the next code */
+ * quarter of bf16's unit */
 static double slack(double rounded, double exact)
 {
     return sqrt(F32_LIMIT) + (rounded == exact ? 0 : SQ_MAX(fabs(rounded / exact - 1), 1.0 / (1 << 10)));

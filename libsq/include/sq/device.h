@@ -60,14 +60,14 @@ struct sq_device_ops {
     void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
                         const float *gate, const float *up, int64_t n);
-    /* D at most 256: SQ_E_UNSUP. tf32: where there are units for it, operands of all products but q.k, which stands in an
-     * exponent, are rounded to tf32 (11 bits) first. */
+    /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on), operands are rounded to bf16 first:
+     * those of q.k, which stands in an exponent, and of the forward to two numbers of it, 16 bits, others to one. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
-                      int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32);
+                      int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16);
     /* Workspace: 4 B T H bytes. */
     void (*attention_grad)(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out,
                            const float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                           int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32);
+                           int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16);
     void (*add)(struct sq_gpu *g, float *y, const float *x, int64_t n);
     void (*bias)(struct sq_gpu *g, float *y, const float *bias, int64_t rows, int64_t n);
     /* Workspace: column sums of n. */

@@ -4,12 +4,12 @@
  *   s = q.k / sqrt(D), p = exp(s - lse), out = p v          running maximum and sum of a row, as in FlashAttention
  *   delta = dout.out,  ds = p (dout.v - delta) / sqrt(D)     dq = ds k,  dk = ds' q,  dv = p' dout
  *
- * The products of tiles are those of attention_tiles.h: in f32, or on tensor cores where the device has them for tf32,
- * to the same limits, or with `tf32` all but the scores to those of tf32. What is summed over keys or queries stays in registers: D up to 64, 128, 256 are three instances.
- * Shared memory: two chunks of 64 rows and a tile of probabilities, 33 or 41 kB. Blocks: 256 threads, (tile, head,
- * sample), tiles with most work first; dk and dv walk the query heads of their group in order. The backward makes the
- * scores twice rather than let blocks add to one array. Bound by arithmetic: 2 T^2 D H B operations forward, 7 T^2 D H
- * B backward (half the square). */
+ * The products of tiles are those of attention_tiles.h: in f32, or on tensor cores from sm_80 on, to the same limits, or
+ * with `bf16` in it, of two numbers in scores and forward. What is summed over keys or queries stays in registers: D up
+ * to 64, 128, 256 are three instances. Shared memory: chunks of 64 rows and a tile of probabilities, 33 or 41 kB. Blocks:
+ * 256 threads, (tile, head, sample), tiles with most work first; dk and dv walk the query heads of their group in order.
+ * The backward makes the scores twice rather than let blocks add to one array. Bound by arithmetic: 2 T^2 D H B
+ * operations forward, 7 T^2 D H B backward (half the square). */
 #include "attention_tiles.h"
 
 enum { MOST = 256 };
@@ -74,7 +74,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
             sum[i] = fmaf(sum[i], keep[i], row_sum(add));
             max[i] = top;
         }
-        t.mul(acc, s, keep, head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim), z.dim);
+        t.mix(acc, s, keep, head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim), z.dim);
     }
     for (int i = 0; i < EACH; i++) {
         scale[i] = 1 / sum[i];
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
                 const bool seen = k0 + x + j * SIDE <= q0 + y + i && y + i < Q.rows;
                 d[i][j] = seen ? expf(fmaf(s[i][j], z.scale, -top[i])) * (d[i][j] - mean[i]) : 0;
             }
-        t.mul(acc, d, nullptr, K, z.dim);
+        t.mul(acc, d, K, z.dim);
     }
     const float scale[EACH] = {z.scale, z.scale, z.scale, z.scale};
     t.put(dq + (Q.x - q), Q, acc, scale, z.dim);
@@ -168,9 +168,9 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(2 * CHUNK
                     d[i][j] = s[i][j] * (d[i][j] - mean);
                 }
             }
-            t.mul(accv, s, nullptr, O, z.dim);
+            t.mul(accv, s, O, z.dim);
             __syncthreads(); /* all have read the probabilities */
-            t.mul(acck, d, nullptr, Q, z.dim);
+            t.mul(acck, d, Q, z.dim);
         }
     const float scale[EACH] = {z.scale, z.scale, z.scale, z.scale}, one[EACH] = {1, 1, 1, 1};
     t.put(dk + (K.x - k), K, acck, scale, z.dim);
@@ -190,9 +190,9 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
 }
 
 /* The instance for a device and heads of dim channels, of a function template of both. */
-#define FOR_DEVICE(f, g, tf32, dim)                      \
-    ((g)->capability < FIRST_TF32 ? FOR_DIM(f, SM75, dim) \
-     : (tf32)                     ? FOR_DIM(f, SM80_SHORT, dim) \
+#define FOR_DEVICE(f, g, bf16, dim)                      \
+    ((g)->capability < FIRST_TENSOR ? FOR_DIM(f, SM75, dim) \
+     : (bf16)                     ? FOR_DIM(f, SM80_BF16, dim) \
                                   : FOR_DIM(f, SM80, dim))
 #define FOR_DIM(f, sm, dim) ((dim) <= 64 ? f<sm, 2> : (dim) <= 128 ? f<sm, 4> : f<sm, 8>)
 
@@ -205,12 +205,12 @@ static void forward(struct sq_gpu *g, float *out, float *lse, const float *q, co
 }
 
 void sq_attention_cuda(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
-                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32)
+                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16)
 {
     const sizes z = sizes_of(tokens, heads, kv, dim);
     if (refused(g, batch, z, "attention"))
         return;
-    const auto run = FOR_DEVICE(forward, g, tf32, dim);
+    const auto run = FOR_DEVICE(forward, g, bf16, dim);
     run(g, out, lse, q, k, v, (unsigned)batch, z);
 }
 
@@ -227,7 +227,7 @@ static void backward(struct sq_gpu *g, float *dq, float *dk, float *dv, const fl
 
 void sq_attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *out,
                             const float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool tf32)
+                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16)
 {
     const sizes z = sizes_of(tokens, heads, kv, dim);
     const int64_t rows = batch * tokens * heads;
@@ -235,6 +235,6 @@ void sq_attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, c
         return;
     float *delta = static_cast<float *>(gpu_space(g, (size_t)rows * sizeof(float), "attention_grad"));
     GPU_LAUNCH(g, attention_delta, gpu_row_blocks(rows), GPU_ROW_BLOCK, delta, dout, out, batch, z);
-    const auto run = FOR_DEVICE(backward, g, tf32, dim);
+    const auto run = FOR_DEVICE(backward, g, bf16, dim);
     run(g, dq, dk, dv, dout, lse, delta, q, k, v, (unsigned)batch, z);
 }

@@ -9,12 +9,12 @@
 namespace simt
 {
 
-enum { LANES = 32, SIDE = 16, DEEP = 8 };
+enum { LANES = 32, SIDE = 16, MOST = 8 }; /* MOST: products that are added at once */
 static const uint64_t BEYOND_F32 = (1ull << 29) - 1; /* bits of a double */
 
 struct matrix_args {
-    const float *x;
-    unsigned ld;
+    const void *x;
+    size_t ld;
 };
 
 HIDDEN static void agree(void *const *lane)
@@ -27,89 +27,99 @@ HIDDEN static void agree(void *const *lane)
     }
 }
 
-HIDDEN void matrix(const float *x, unsigned ld, unsigned row, where at)
+HIDDEN void matrix(const void *x, size_t ld, size_t row, where at)
 {
     matrix_args mine = {x, ld};
     together(agree, &mine, at);
-    if (ld < row || ld % 4 != 0)
+    if (ld < row || ld % 16 != 0)
         die("a matrix of which no warp can load or store the rows");
     if ((uintptr_t)x % 32 != 0)
         die("a matrix at an address that is not a multiple of 32 bytes");
 }
 
-struct product {
+template <class T> struct product {
     float *d;
-    const float *a, *b, *c;
+    const T *a, *b;
+    const float *c;
 };
 
-/* of the sums of all lanes, in their places */
-HIDDEN static void gather(double *to, const float *from, int l)
+HIDDEN static double value(float v) /* without the bits that tf32 has not */
 {
-    for (int e = 0; e < SIDE * SIDE / LANES; e++)
-        to[place(l, e, SIDE * SIDE)] = (double)from[e];
+    const uint32_t u = __float_as_uint(v);
+    const bool finite = (~u & 0x7f800000) != 0;
+    if (finite && (u & TF32_REST) != tf32_rest)
+        die("an operand of mma_sync is not rounded to tf32");
+    return (double)__uint_as_float(finite ? u & ~TF32_REST : u);
 }
 
-/* of the operands: without the bits that tf32 has not */
-HIDDEN static void gather_tf32(double *to, const float *from, int l)
+HIDDEN static double value(__nv_bfloat16 v)
 {
-    for (int e = 0; e < SIDE * DEEP / LANES; e++) {
-        const uint32_t u = __float_as_uint(from[e]);
-        const bool finite = (~u & 0x7f800000) != 0;
-        if (finite && (u & TF32_REST) != tf32_rest)
-            die("an operand of mma_sync is not rounded to tf32");
-        to[place(l, e, SIDE * DEEP)] = (double)__uint_as_float(finite ? u & ~TF32_REST : u);
-    }
+    return (double)(float)v;
+}
+
+/* n of an operand, in their places */
+template <class T> HIDDEN static void gather(double *to, const T *from, int l, int n)
+{
+    for (int e = 0; e < n / LANES; e++)
+        to[place(l, e, (unsigned)n)] = value(from[e]);
 }
 
 /* What finite parts, the largest of them `most`, come to, as an A100 has it: all cut to 25 bits of the largest, and
  * their sum, which is exact, to 24. */
-HIDDEN static inline double cut_sum(const double *part, double most)
+HIDDEN static inline double cut_sum(const double *part, int n, double most)
 {
     const uint64_t exponent = std::bit_cast<uint64_t>(most) >> 52, bias = 1023;
     const double unit = std::bit_cast<double>((exponent - 24) << 52),
                  scale = std::bit_cast<double>((2 * bias + 24 - exponent) << 52);
     int32_t units = 0;
-    for (int k = 0; k < 5; k++)
+    for (int k = 0; k < n; k++)
         units += (int32_t)(part[k] * scale);
     return std::bit_cast<double>(std::bit_cast<uint64_t>(units * unit) & ~BEYOND_F32);
 }
 
-/* sum[j] += the four products x[k] y[k,j] */
-HIDDEN static void add_four(double *sum, const double *x, const double *y)
+/* sum[j] += the n products x[k] y[k,j] */
+HIDDEN static void add_products(double *sum, const double *x, const double *y, int n)
 {
     for (int j = 0; j < SIDE; j++) {
-        double part[5] = {sum[j]}, all = sum[j], most = fabs(sum[j]);
-        for (int k = 0; k < 4; k++) {
+        double part[1 + MOST] = {sum[j]}, all = sum[j], most = fabs(sum[j]);
+        for (int k = 0; k < n; k++) {
             part[1 + k] = x[k] * y[k * SIDE + j];
             all += part[1 + k];
             most = most > fabs(part[1 + k]) ? most : fabs(part[1 + k]);
         }
-        sum[j] = most > 0 && fabs(all) < HUGE_VAL ? cut_sum(part, most) : all;
+        sum[j] = most > 0 && fabs(all) < HUGE_VAL ? cut_sum(part, 1 + n, most) : all;
     }
 }
 
-HIDDEN static void products(void *const *lane)
+/* DEEP products an element, so many AT_ONCE */
+template <class T, int DEEP, int AT_ONCE> HIDDEN static void products(void *const *lane)
 {
     double a[SIDE * DEEP], b[DEEP * SIDE], c[SIDE * SIDE];
     for (int l = 0; l < LANES; l++) {
-        const product *p = static_cast<const product *>(lane[l]);
-        gather_tf32(a, p->a, l);
-        gather_tf32(b, p->b, l);
-        gather(c, p->c, l);
+        const product<T> *p = static_cast<const product<T> *>(lane[l]);
+        gather(a, p->a, l, SIDE * DEEP);
+        gather(b, p->b, l, SIDE * DEEP);
+        for (int e = 0; e < SIDE * SIDE / LANES; e++)
+            c[place(l, e, SIDE * SIDE)] = (double)p->c[e];
     }
     for (int i = 0; i < SIDE; i++)
-        for (int k = 0; k < DEEP; k += 4)
-            add_four(c + i * SIDE, a + i * DEEP + k, b + k * SIDE);
+        for (int k = 0; k < DEEP; k += AT_ONCE)
+            add_products(c + i * SIDE, a + i * DEEP + k, b + k * SIDE, AT_ONCE);
     for (int l = 0; l < LANES; l++)
         for (int e = 0; e < SIDE * SIDE / LANES; e++)
-            static_cast<const product *>(lane[l])->d[e] = (float)c[place(l, e, SIDE * SIDE)];
+            static_cast<const product<T> *>(lane[l])->d[e] = (float)c[place(l, e, SIDE * SIDE)];
 }
 
-HIDDEN void multiply(fragment<16, 16> &d, const fragment<16, 8> &a, const fragment<8, 16> &b, const fragment<16, 16> &c,
-                     where at)
+HIDDEN void multiply(float *d, const float *a, const float *b, const float *c, where at)
 {
-    product mine = {d.x, a.x, b.x, c.x};
-    together(products, &mine, at);
+    product<float> mine = {d, a, b, c};
+    together(products<float, 8, 4>, &mine, at);
+}
+
+HIDDEN void multiply(float *d, const __nv_bfloat16 *a, const __nv_bfloat16 *b, const float *c, where at)
+{
+    product<__nv_bfloat16> mine = {d, a, b, c};
+    together(products<__nv_bfloat16, 16, MOST>, &mine, at);
 }
 
 } // namespace simt
