@@ -2,9 +2,9 @@
  *
  *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA: docs/method.md 3
  *
- * fold: a warp a group. Bound by memory: 2 (bf16) or 4 bytes an element read and as many written, the second reading of
- * a row from L2; A (rank rows, 4 rank bytes an element) comes from L1 and L2, as the four warps of a block walk the
- * same columns. fold_grad: a warp a group makes G of dw in place (12 bytes an element), a warp a row its sums, four
+ * fold: a warp a group. Bound by instructions: at rank 4 an element is made twice, 28 each, and rounded; of memory it has 2
+ * (bf16) or 4 bytes read, the second time from L2, and as many written; A (4 rank bytes an element) comes from L1 and L2, as
+ * the four warps of a block walk the same columns. fold_grad: a warp a group makes G of dw in place (12 bytes an element), a warp a row its sums, four
  * ranks at a time (4 to 8 bytes, from L2), then threads a column theirs, likewise (4 to 8 bytes). Blocks of 128 and 256
  * threads, no shared memory. */
 #include "rowquant_warp.h"
