@@ -147,7 +147,8 @@ static void rmsnorm(const void *arg)
 {
     const struct rows *r = arg;
     const int64_t c = r->s->channels;
-    ops->rmsnorm(sq_f32(operand(2, r->n)), c, operand(3, r->n), operand(0, r->n), c, operand(1, r->n), 1e-5, r->n / c, c);
+    ops->rmsnorm(sq_f32(operand(2, r->n)), c, operand(3, r->n), operand(0, r->n), c, operand(1, r->n), 1e-5, r->n / c,
+                 c);
 }
 
 static void rmsnorm_grad(const void *arg)

@@ -202,8 +202,10 @@ void sq_trace_keep(struct sq_trace *t, struct sq_kept *k)
     lay_out_left(t, k && k->type == SQ_F32 ? k->all : t->all);
 }
 
+typedef void copy_fn(const struct sq_ops *home, struct sq_floats kept, float *x, int64_t count);
+
 /* Between the trace and bf16, n rows: the exact ones in f32, the outputs behind them. */
-static void each_kept(struct sq_trace *t, int64_t n, void (*copy)(const struct sq_ops *home, struct sq_floats kept, float *x, int64_t count))
+static void each_kept(struct sq_trace *t, int64_t n, copy_fn *copy)
 {
     struct part part[EXACT + OUTPUTS];
     struct sq_floats at = {SQ_F32, t->kept->all};

@@ -347,13 +347,12 @@ static const int64_t swiglu_shapes[][CHECK_DIMS] = {{0},    {1},    {31},    {25
 /* Where products are bf16, a forward's operands are two numbers of it. The low one is off by 2^-17 / sqrt(3) of the
  * mantissa's 1 to 2 where it is large, in half of the cases, by half of that in a quarter, and so on: by 0.31 2^-17 of the
  * whole as root mean square, 40 U. The product of the low parts, which is left out, has (0.41 2^-8)^2, 43 U: together 70 U
- * of a product, in place of 1.3 U. The 48 additions of 128 channels lose 0.72 U 48 / sqrt(3) = 20 U, which is little beside
- * that. So 70^2 U^2 of lse, and of
- * `out` as much again, and for the probabilities' and values' own.
+ * of a product, in place of 1.3 U. The 48 additions of 128 channels, or keys, lose 0.72 U 48 / sqrt(3) = 20 U, which is
+ * little beside that. So 70^2 U^2 of lse, and of `out` as much again, and for the probabilities' and values' own.
  *
- * A backward's, but for the scores, are one, off by 2^-8 / sqrt(3), so by 0.41 2^-8 of themselves: a sum of products of two
- * such by 0.58 2^-8 of itself, whatever the signs, 0.33 2^-16 of the NMSE of dv. dq and dk have that of dout.v, twice where
- * delta leaves half, and their own; where the bias comes again, scores' 2 70^2 U^2 too. */
+ * Of a backward those of dout.v and of dv are one, off by 2^-8 / sqrt(3), so by 0.41 2^-8 of themselves: a sum of products
+ * of two such by 0.58 2^-8 of itself, whatever the signs, 0.33 2^-16 of the NMSE of dv. dq and dk have that of dout.v, several
+ * times where delta leaves little; where the bias comes again, scores' 2 70^2 U^2 too. */
 #define TWO_BF16  (30000 * CHECK_U2)
 #define BF16_GRAD (4.0 / (1 << 16))
 

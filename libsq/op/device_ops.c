@@ -244,7 +244,7 @@ static void attention(float *out, float *lse, const float *q, const float *k, co
 }
 
 static void attention_bf16(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
-                            int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
+                           int64_t tokens, int64_t heads, int64_t kv, int64_t dim)
 {
     op->attention(gpu, out, lse, q, k, v, batch, tokens, heads, kv, dim, true);
 }
@@ -265,7 +265,7 @@ static void attention_grad(float *dq, float *dk, float *dv, const float *dout, c
 }
 
 static void attention_grad_bf16(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
-                                 const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
+                                const float *q, const float *k, const float *v, int64_t batch, int64_t tokens,
                                  int64_t heads, int64_t kv, int64_t dim)
 {
     grad_of_attention(dq, dk, dv, dout, out, lse, q, k, v, batch, tokens, heads, kv, dim, true);

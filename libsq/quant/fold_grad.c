@@ -1,7 +1,7 @@
 /* dW~ comes from the row quantizer a strip at a time and is used while it is hot: dB and the row sums are dot products, dA and the
  * column sums go into partial sums of a block of rows. The blocks depend on the shape only (sq_grad_block) and are added in
  * order, in double, when the last rows have come, so that the result does not depend on the number of threads or on how
- * many rows came at a time. */
+ * many rows came at a time. Where channels are left out of dW (sq_fold_grad_columns), products make their part of dA and dB. */
 #include "fold.h"
 
 #include <string.h>
@@ -294,7 +294,7 @@ void sq_fold_grad_rest(struct sq_params *p, int64_t k, struct sq_mat dy, struct 
 {
     const struct linear l = fold_linear_of(p, w->cfg, k);
     const int64_t first = sq_fold_grad_columns(p, k, w, s), rest = l.cols - first, rank = l.rank;
-    const bool rounds = ops->precision == SQ_BF16_PRODUCTS;
+    const bool rounds = ops != ops->host && ops->precision == SQ_BF16_PRODUCTS; /* f32 costs a processor nothing here */
     const struct sq_mat low = sq_mat(space, rank, false), low_t = sq_mat(space, rank, true);
     struct sq_mat dy_t = dy;
     if (!l.a)

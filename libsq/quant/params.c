@@ -190,7 +190,7 @@ out:
 
 int64_t sq_params_bytes(const struct sq_params *p)
 {
-    const int64_t floats = 4 * sq_params_floats(p) + p->rows_max + p->cols_max + fold_strip_size(p) +
+    const int64_t floats = 4 * sq_params_floats(p) + p->rows_max + p->cols_max + 1 + fold_strip_size(p) +
                            fold_partial_size(p);
     return floats * (int64_t)sizeof(float) + fold_sums_size(p) * (int64_t)sizeof(double);
 }

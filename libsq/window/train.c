@@ -450,7 +450,8 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
                      const struct sq_run *run, int64_t n)
 {
     struct receiver r = {.t = t, .job = job, .k = k};
-    struct sq_grads g = {.input = k > 0, .router = t->router, .linear = receive, .columns = columns, .rest = receive_rest, .ctx = &r};
+    struct sq_grads g = {.input = k > 0, .router = t->router, .linear = receive, .columns = columns,
+                         .rest = receive_rest, .ctx = &r};
     memcpy(g.gain, t->gain, sizeof g.gain);
     t->ops->clear(t->gains, (size_t)t->ngain * sizeof *t->gains);
     sq_fold_grad_begin(job->member[k].p, &g, &t->cfg);

@@ -115,7 +115,7 @@ static void the_hosts_memory_is_seen(void **state)
     const struct sq_mat there = {x, 2, false, SQ_F32}, here = {host, 2, false, SQ_F32};
     static const char *const want[] = {"add_elements: argument 2 is memory of the host's", "gemm: memory of the host's",
                                        "copying to memory of the host's", "copying from memory of the host's",
-                                       "filling memory of the host's", "fold_groups: argument 2 is memory of the host's"};
+                                       "filling memory of the host's", "fold_groups<0>: argument 2 is memory of the host's"};
     const struct sq_fold_args fold = {.to = x, .w = x, .c = host, .q = {.bits = 16, .rate = 1}, .rows = 2, .cols = 2};
 #if defined __clang__ || defined __SANITIZE_ADDRESS__ || defined __SANITIZE_THREAD__
     const int cases = SQ_COUNT(want) - 1; /* structs are not looked into (gpu.h) */

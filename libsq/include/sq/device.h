@@ -38,8 +38,8 @@ struct sq_gpu_info {
 /* What a device computes. All arrays are in device memory, f32 row-major unless said otherwise; shapes, aliasing and
  * meaning are those of struct sq_ops where the name is the same. An operation only queues: the first failure is kept,
  * later operations do nothing, sync() returns it. Every result is the same for the same device type, run after run:
- * sums have a fixed order, there are no float atomics. A struct sq_floats may be bf16 anywhere. Workspace (space() below) is stated where an operation needs
- * any. */
+ * sums have a fixed order, there are no float atomics. A struct sq_floats may be bf16 anywhere. Workspace (space() below)
+ * is stated where an operation needs any. */
 struct sq_device_ops {
     /* Workspace: f32 operands that are rounded to bf16, or bf16 ones that meet unrounded f32, are converted first:
      * 4 (M K + K N) + 256 bytes at most. */
@@ -60,8 +60,8 @@ struct sq_device_ops {
     void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
                         const float *gate, const float *up, int64_t n);
-    /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on), operands are rounded to bf16 first:
-     * those of q.k, which stands in an exponent, and of the forward to two numbers of it, 16 bits, others to one. */
+    /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on), operands are rounded first, to two
+     * numbers of bf16, 16 bits, those of dout v' and dv to one. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16);
     /* Workspace: 4 B T H bytes. */

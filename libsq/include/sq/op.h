@@ -142,7 +142,7 @@ struct sq_ops {
     /* Causal attention of B samples of T tokens: q, out [B*T, H*D], k, v [B*T, KV*D]; query head h reads kv
      * head h / (H/KV); scores scaled by D^-1/2. lse [B, H, T] = log-sum-exp of each row of scores, kept for the
      * gradient, which recomputes the probabilities. No T x T array. Where products are bf16 a device may round
-     * their operands: those of q.k and of the forward to two numbers of bf16, others to one. */
+     * their operands to two numbers of bf16, those of dout v' and dv to one. */
     void (*attention)(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                       int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
     /* dq, dk, dv overwritten */

@@ -92,7 +92,7 @@ void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq
 void sq_fold_grad_rows(struct sq_params *p, int64_t linear, int64_t first, int64_t last, float *dw, const float *dbias,
                        const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops);
 /* Channels that the scheme's rate leaves as they are have no gradient but the low-rank part's, where scales are not learned,
- * and that needs no dW: dA = (dy B)' x, dB = dy' (x A'). columns: of how many of a linear's dW is needed. rest: adds the others'
+ * and that needs no dW: dA = (dy B)' x / rank, dB = dy' (x A') / rank. columns: of how many of a linear's dW is needed. rest: adds the others'
  * part, behind sq_fold_grad_rows of all rows (struct sq_grads says what it gets). */
 int64_t sq_fold_grad_columns(const struct sq_params *p, int64_t linear, const struct sq_block *w, const struct sq_scheme *s);
 void sq_fold_grad_rest(struct sq_params *p, int64_t linear, struct sq_mat dy, struct sq_mat x, int64_t n, float *space,

@@ -5,7 +5,7 @@
  *   delta = dout.out,  ds = p (dout.v - delta) / sqrt(D)     dq = ds k,  dk = ds' q,  dv = p' dout
  *
  * The products of tiles are those of attention_tiles.h: in f32, or on tensor cores from sm_80 on, to the same limits, or
- * with `bf16` in it, of two numbers in scores and forward. What is summed over keys or queries stays in registers: D up
+ * with `bf16` in it, of two numbers but for dout.v and dv. What is summed over keys or queries stays in registers: D up
  * to 64, 128, 256 are three instances. Shared memory: chunks of 64 rows and a tile of probabilities, 33 or 41 kB. Blocks:
  * 256 threads, (tile, head, sample), tiles with most work first; dk and dv walk the query heads of their group in order.
  * The backward makes the scores twice rather than let blocks add to one array. Bound by arithmetic: 2 T^2 D H B
@@ -131,7 +131,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
                 const bool seen = k0 + x + j * SIDE <= q0 + y + i && y + i < Q.rows;
                 d[i][j] = seen ? expf(fmaf(s[i][j], z.scale, -top[i])) * (d[i][j] - mean[i]) : 0;
             }
-        t.mul(acc, d, K, z.dim);
+        t.mix(acc, d, nullptr, K, z.dim);
     }
     const float scale[EACH] = {z.scale, z.scale, z.scale, z.scale};
     t.put(dq + (Q.x - q), Q, acc, scale, z.dim);
@@ -170,7 +170,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(2 * CHUNK
             }
             t.mul(accv, s, O, z.dim);
             __syncthreads(); /* all have read the probabilities */
-            t.mul(acck, d, Q, z.dim);
+            t.mix(acck, d, nullptr, Q, z.dim);
         }
     const float scale[EACH] = {z.scale, z.scale, z.scale, z.scale}, one[EACH] = {1, 1, 1, 1};
     t.put(dk + (K.x - k), K, acck, scale, z.dim);
@@ -190,10 +190,10 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
 }
 
 /* The instance for a device and heads of dim channels, of a function template of both. */
-#define FOR_DEVICE(f, g, bf16, dim)                      \
-    ((g)->capability < FIRST_TENSOR ? FOR_DIM(f, SM75, dim) \
-     : (bf16)                     ? FOR_DIM(f, SM80_BF16, dim) \
-                                  : FOR_DIM(f, SM80, dim))
+#define FOR_DEVICE(f, g, bf16, dim)                            \
+    ((g)->capability < FIRST_TENSOR ? FOR_DIM(f, SM75, dim)      \
+     : (bf16)                       ? FOR_DIM(f, SM80_BF16, dim) \
+                                    : FOR_DIM(f, SM80, dim))
 #define FOR_DIM(f, sm, dim) ((dim) <= 64 ? f<sm, 2> : (dim) <= 128 ? f<sm, 4> : f<sm, 8>)
 
 template <int SM, int CHUNKS>

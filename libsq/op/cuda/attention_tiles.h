@@ -18,9 +18,11 @@
  * instructions that split and 12 products a warp.
  *
  * tensor_tiles<bf16>: operands are rounded to bf16 on their way into shared memory. Those of scores, which stand in an
- * exponent that a large bias of the keys must not blur, and of mix, which codes of few bits and the choice of experts
- * follow, are two, |e| <= 2^-17 |x|: within 2^-15 at worst, 70 U as root mean square; those of the backward are one.
- * Tensor cores add to the sums themselves: a unit lost at each addition of eight is small beside that. Two chunks lie in
+ * exponent that a large bias of the keys must not blur, and of mix are two, |e| <= 2^-17 |x|: within 2^-15 at worst, 70 U as
+ * root mean square: codes of few bits and the choice of experts follow out, and dq and dk have parts that cancel. Those of
+ * dot and mul, dout v' and dv, are one.
+ * Tensor cores add to the sums themselves and truncate: 0.4 U for each addition of eight, 20 U of scores of 128 channels,
+ * 320 U of a mix of 2048 keys, always towards zero, a hundredth of what bf16 takes from it behind. Two chunks lie in
  * one line of shared memory. A step of 16 channels is 6 loads and 12 products of 16 x 8 x 16 a warp, or 3 and 4.
  *
  * Sums have the order that the shape says. Where an operand of tensor_tiles is above 2^127 products may be NaN. */

@@ -179,8 +179,11 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
         a->code->cols = r.covered;
         code = *a->code;
     }
-    const auto run = a->rank == USUAL ? fold_groups<USUAL> : fold_groups<0>;
-    GPU_LAUNCH(g, run, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, to, z, r, code);
+    const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
+    if (a->rank == USUAL)
+        GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, code);
+    else
+        GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, code);
 }
 
 void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
@@ -190,8 +193,11 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
     const folded_rows z = folded_of(a);
     if (fold_refused(g, a))
         return;
-    const auto run = a->rank == USUAL ? fold_unround<USUAL> : fold_unround<0>;
-    GPU_LAUNCH(g, run, gpu_row_blocks(a->rows * r.groups), GPU_ROW_BLOCK, dw, du, dl, z, r);
+    const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
+    if (a->rank == USUAL)
+        GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r);
+    else
+        GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r);
     for (int64_t first = 0; first == 0 || first < a->rank; first += RANKS) {
         const int64_t ranks = SQ_MIN((int64_t)RANKS, a->rank - first);
         float *rows = first == 0 ? dr : nullptr, *cols = first == 0 ? dc : nullptr;

@@ -127,7 +127,7 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
                 dz[at + jmax] += dmax;
             if (nmin)
                 dz[at + jmin] += dmin;
-        } else {
+        } else if (dmax != 0 || dmin != 0) {
             GPU_LANE_LOOP (j, s.n) {
                 const float v = value(s.first + j);
                 if (v == g.max)
