@@ -445,8 +445,14 @@ static void test_recompute(void **state)
         setup(&f, scheme[s], true, SQ_LOSS_MSE);
         sq_trainer_free(&f.trainer); /* as in earnest: bf16 products, and codes where there is a unit for them */
         assert_int_equal(sq_ops_get(&f.ops, SQ_BACKEND_CPU, SQ_BF16_PRODUCTS), 0);
-        assert_int_equal(sq_trainer_new(&f.trainer, &CFG, f.ops, &f.job.scheme, LAYERS, BATCH, TOKENS), 0);
+        assert_int_equal(sq_trainer_new(&f.trainer, &CFG, f.ops, &f.job.scheme, LAYERS + 1, BATCH, TOKENS), 0);
         f.job.scheme.rate = s ? 1 : 0.5;
+        struct sq_params last = {0}; /* one more layer behind them, so that two wait for the backward */
+        const struct sq_member member[] = {f.member[0], f.member[1], {.w = f.member[0].w, .p = &last}};
+        const struct sq_params_spec spec = {.lora = true, .rank = 2, .seed = 1};
+        assert_int_equal(sq_params_new(&last, &CFG, &f.job.scheme, &spec, LAYERS), 0);
+        f.job.member = member;
+        f.job.n = SQ_COUNT(member);
         for (int again = 0; again < 2; again++) {
             f.job.recompute = again;
             assert_int_equal(sq_window_grad(&loss[again], f.trainer, &f.job, pick, BATCH), 0);
@@ -466,6 +472,7 @@ static void test_recompute(void **state)
                     sq_trainer_bytes(&CFG, f.ops, &f.job.scheme, LAYERS, BATCH, TOKENS, false));
         for (int layer = 0; layer < LAYERS; layer++)
             free(first[layer]);
+        sq_params_release(&last);
         teardown(&f);
     }
 }
