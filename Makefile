@@ -112,7 +112,7 @@ $(B)/lib/sq/libsq_emu.so: $(EMU_OBJ)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CXX_ALL) -shared $(LDFLAGS_ALL) $^ -o $@
 
-$(B)/gen/simt_faults: $(B)/obj/tests/gen/simt_faults.cu.o $(B)/obj/libsq/op/cuda/simt.cpp.o $(B)/obj/libsq/op/cuda/simt_wmma.cpp.o
+$(B)/gen/simt_faults: $(B)/obj/tests/gen/simt_faults.cu.o $(B)/obj/libsq/op/cuda/simt.cpp.o $(B)/obj/libsq/op/cuda/simt_tensor.cpp.o
 	@mkdir -p $(@D)
 	@$(if $(V),,echo "  LD   $@")
 	$(Q)$(CXX_ALL) $(LDFLAGS_ALL) $^ -o $@

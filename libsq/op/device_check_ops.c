@@ -333,7 +333,7 @@ static const int64_t swiglu_shapes[][CHECK_DIMS] = {{0},    {1},    {31},    {25
  * They hold for tensor cores, too (attention_tiles.h). An operand of two numbers of tf32 is off by one unit of its last
  * bit of f32 in a quarter of the cases, 0.7 U as root mean square; the product of the low parts, which is left out, has
  * (2^-12.2)^2 = 0.7 U: together 1.3 U of a product, with any sign. A sum of 32 products is cut after every fourth of
- * them (simt_wmma.h), and loses 0.72 U of such a partial sum: 0.72 U 8 / sqrt(3) = 3.3 U of what it comes to; products
+ * them (simt_tensor.h), and loses 0.72 U of such a partial sum: 0.72 U 8 / sqrt(3) = 3.3 U of what it comes to; products
  * are cut at half a unit of the largest, 1.7 U in all. So scores err by 4 U, what is summed with their exponentials by
  * that and as much again: 2 4^2 U^2 of `out`. Of ds, dout.v errs by 4 U before delta is taken from it, which may leave
  * half of it: 2 4^2 + 4 4^2 U^2 of dq and dk. Where all signs are the same, sums lose 9 U in place of 4.

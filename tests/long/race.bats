@@ -12,13 +12,14 @@ setup() {
 }
 
 @test "race: missing barriers are found, also where the order of threads hides them" {
-    for name in no_barrier order; do
+    for name in no_barrier no_barrier_bf16 order; do
         SQ_EMU_SEED=0 run setarch -R gen/simt_faults $name
         [[ $output == *"ThreadSanitizer: data race"*"simt_faults.cu"* ]]
     done
     run -0 setarch -R gen/simt_faults good
     run -0 setarch -R gen/simt_faults dynamic
     run -0 setarch -R gen/simt_faults product
+    run -0 setarch -R gen/simt_faults product_bf16
 }
 
 @test "race: no kernel has one" {

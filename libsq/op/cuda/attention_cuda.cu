@@ -1,29 +1,18 @@
 /* Causal attention with grouped heads, in tiles of 64 queries by 64 keys; no T x T array, tiles above the diagonal are
- * skipped.
+ * skipped. Where operands may be rounded to bf16 attention_bf16_cuda.cu has its kernels.
  *
  *   s = q.k / sqrt(D), p = exp(s - lse), out = p v          running maximum and sum of a row, as in FlashAttention
  *   delta = dout.out,  ds = p (dout.v - delta) / sqrt(D)     dq = ds k,  dk = ds' q,  dv = p' dout
  *
- * The products of tiles are those of attention_tiles.h: in f32, or on tensor cores from sm_80 on, to the same limits, or
- * with `bf16` in it, of two numbers but for dout.v and dv. What is summed over keys or queries stays in registers: D up
- * to 64, 128, 256 are three instances. Shared memory: chunks of 64 rows and a tile of probabilities, 33 or 41 kB. Blocks:
- * 256 threads, (tile, head, sample), tiles with most work first; dk and dv walk the query heads of their group in order.
- * The backward makes the scores twice rather than let blocks add to one array. Bound by arithmetic: 2 T^2 D H B
- * operations forward, 7 T^2 D H B backward (half the square). */
+ * The products of tiles are those of attention_tiles.h: in f32, or on tensor cores where the device has them for tf32,
+ * to the same limits. What is summed over keys or queries stays in registers: D up to 64, 128, 256 are three instances.
+ * Shared memory: two chunks of 64 rows and a tile of probabilities, 33 or 41 kB. Blocks: 256 threads, (tile, head,
+ * sample), tiles with most work first; dk and dv walk the query heads of their group in order. The backward makes the
+ * scores twice rather than let blocks add to one array. Bound by arithmetic: 2 T^2 D H B operations forward, 7 T^2 D H
+ * B backward (half the square). */
 #include "attention_tiles.h"
 
 enum { MOST = 256 };
-
-static __device__ inline head_rows head_of(const float *x, int64_t sample, int64_t first, int64_t head, int64_t heads,
-                                           int64_t tokens, int64_t dim)
-{
-    return {x + ((sample * tokens + first) * heads + head) * dim, heads * dim, SQ_MIN((int64_t)TILE, tokens - first)};
-}
-
-struct sizes {
-    int64_t tokens, heads, kv, dim;
-    float scale;
-};
 
 /* A row of a tile lies with the 16 threads of half a warp. */
 static __device__ inline float row_max(float v)
@@ -50,14 +39,14 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
     const int x = tile_x(), y = tile_row();
     const int64_t b = blockIdx.z, h = blockIdx.y, kvh = h / (z.heads / z.kv),
                   q0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE;
-    const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim);
+    const head_rows Q = head_of(q, b, q0, h, z.heads, z, TILE);
     typename tiles::template sums<CHUNKS> acc;
     float max[EACH], sum[EACH] = {}, s[EACH][EACH], keep[EACH], scale[EACH];
     acc.clear();
     for (int i = 0; i < EACH; i++)
         max[i] = -HUGE_VALF;
     for (int64_t k0 = 0; k0 <= q0; k0 += TILE) {
-        t.scores(s, Q, head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim), z.dim);
+        t.dot(s, Q, head_of(k, b, k0, kvh, z.kv, z, TILE), z.dim);
         for (int i = 0; i < EACH; i++) {
             float top = max[i], add = 0;
             for (int j = 0; j < EACH; j++) {
@@ -74,7 +63,7 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
             sum[i] = fmaf(sum[i], keep[i], row_sum(add));
             max[i] = top;
         }
-        t.mix(acc, s, keep, head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim), z.dim);
+        t.mul(acc, s, keep, head_of(v, b, k0, kvh, z.kv, z, TILE), z.dim);
     }
     for (int i = 0; i < EACH; i++) {
         scale[i] = 1 / sum[i];
@@ -110,8 +99,8 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
     const int x = tile_x(), y = tile_row();
     const int64_t b = blockIdx.z, h = blockIdx.y, kvh = h / (z.heads / z.kv),
                   q0 = (int64_t)(gridDim.x - 1 - blockIdx.x) * TILE;
-    const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim),
-                    O = head_of(dout, b, q0, h, z.heads, z.tokens, z.dim);
+    const head_rows Q = head_of(q, b, q0, h, z.heads, z, TILE),
+                    O = head_of(dout, b, q0, h, z.heads, z, TILE);
     typename tiles::template sums<CHUNKS> acc;
     float s[EACH][EACH], d[EACH][EACH], top[EACH], mean[EACH];
     acc.clear();
@@ -122,16 +111,16 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(CHUNKS))
         mean[i] = there ? delta[at] : 0;
     }
     for (int64_t k0 = 0; k0 <= q0; k0 += TILE) {
-        const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim),
-                        V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
-        t.scores(s, Q, K, z.dim);
+        const head_rows K = head_of(k, b, k0, kvh, z.kv, z, TILE),
+                        V = head_of(v, b, k0, kvh, z.kv, z, TILE);
+        t.dot(s, Q, K, z.dim);
         t.dot(d, O, V, z.dim);
         for (int i = 0; i < EACH; i++)
             for (int j = 0; j < EACH; j++) {
                 const bool seen = k0 + x + j * SIDE <= q0 + y + i && y + i < Q.rows;
                 d[i][j] = seen ? expf(fmaf(s[i][j], z.scale, -top[i])) * (d[i][j] - mean[i]) : 0;
             }
-        t.mix(acc, d, nullptr, K, z.dim);
+        t.mul(acc, d, nullptr, K, z.dim);
     }
     const float scale[EACH] = {z.scale, z.scale, z.scale, z.scale};
     t.put(dq + (Q.x - q), Q, acc, scale, z.dim);
@@ -147,17 +136,17 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(2 * CHUNK
     tiles &t = shared_tiles(static_cast<tiles *>(nullptr));
     const int x = tile_x(), y = tile_row();
     const int64_t b = blockIdx.z, kvh = blockIdx.y, group = z.heads / z.kv, k0 = (int64_t)blockIdx.x * TILE;
-    const head_rows K = head_of(k, b, k0, kvh, z.kv, z.tokens, z.dim),
-                    V = head_of(v, b, k0, kvh, z.kv, z.tokens, z.dim);
+    const head_rows K = head_of(k, b, k0, kvh, z.kv, z, TILE),
+                    V = head_of(v, b, k0, kvh, z.kv, z, TILE);
     typename tiles::template sums<CHUNKS> acck, accv;
     float s[EACH][EACH], d[EACH][EACH];
     acck.clear();
     accv.clear();
     for (int64_t h = kvh * group; h < (kvh + 1) * group; h++)
         for (int64_t q0 = k0; q0 < z.tokens; q0 += TILE) {
-            const head_rows Q = head_of(q, b, q0, h, z.heads, z.tokens, z.dim),
-                            O = head_of(dout, b, q0, h, z.heads, z.tokens, z.dim);
-            t.scores(s, K, Q, z.dim);
+            const head_rows Q = head_of(q, b, q0, h, z.heads, z, TILE),
+                            O = head_of(dout, b, q0, h, z.heads, z, TILE);
+            t.dot(s, K, Q, z.dim);
             t.dot(d, V, O, z.dim);
             for (int j = 0; j < EACH; j++) {
                 const int64_t query = q0 + x + j * SIDE, at = (b * z.heads + h) * z.tokens + query;
@@ -168,9 +157,9 @@ static __global__ void __launch_bounds__(THREADS, tiles_of<SM>::blocks(2 * CHUNK
                     d[i][j] = s[i][j] * (d[i][j] - mean);
                 }
             }
-            t.mul(accv, s, O, z.dim);
+            t.mul(accv, s, nullptr, O, z.dim);
             __syncthreads(); /* all have read the probabilities */
-            t.mix(acck, d, nullptr, Q, z.dim);
+            t.mul(acck, d, nullptr, Q, z.dim);
         }
     const float scale[EACH] = {z.scale, z.scale, z.scale, z.scale}, one[EACH] = {1, 1, 1, 1};
     t.put(dk + (K.x - k), K, acck, scale, z.dim);
@@ -189,10 +178,10 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
     return g->rc != 0 || batch * z.tokens * z.heads * z.dim == 0;
 }
 
-/* The instance for a device and heads of dim channels, of a function template of both. */
-#define FOR_DEVICE(f, g, bf16, dim)                            \
-    ((g)->capability < FIRST_TENSOR ? FOR_DIM(f, SM75, dim)      \
-     : (bf16)                       ? FOR_DIM(f, SM80_BF16, dim) \
+/* The instance for a device and heads of dim channels, of a function template of both, or with bf16 where it has that. */
+#define FOR_DEVICE(f, in_bf16, g, bf16, dim)              \
+    ((g)->capability < FIRST_TENSOR ? FOR_DIM(f, SM75, dim) \
+     : (bf16) && (dim) <= MOST_BF16 ? (in_bf16)           \
                                     : FOR_DIM(f, SM80, dim))
 #define FOR_DIM(f, sm, dim) ((dim) <= 64 ? f<sm, 2> : (dim) <= 128 ? f<sm, 4> : f<sm, 8>)
 
@@ -210,7 +199,7 @@ void sq_attention_cuda(struct sq_gpu *g, float *out, float *lse, const float *q,
     const sizes z = sizes_of(tokens, heads, kv, dim);
     if (refused(g, batch, z, "attention"))
         return;
-    const auto run = FOR_DEVICE(forward, g, bf16, dim);
+    const auto run = FOR_DEVICE(forward, attention_bf16, g, bf16, dim);
     run(g, out, lse, q, k, v, (unsigned)batch, z);
 }
 
@@ -235,6 +224,6 @@ void sq_attention_grad_cuda(struct sq_gpu *g, float *dq, float *dk, float *dv, c
         return;
     float *delta = static_cast<float *>(gpu_space(g, (size_t)rows * sizeof(float), "attention_grad"));
     GPU_LAUNCH(g, attention_delta, gpu_row_blocks(rows), GPU_ROW_BLOCK, delta, dout, out, batch, z);
-    const auto run = FOR_DEVICE(backward, g, bf16, dim);
+    const auto run = FOR_DEVICE(backward, attention_grad_bf16, g, bf16, dim);
     run(g, dq, dk, dv, dout, lse, delta, q, k, v, (unsigned)batch, z);
 }

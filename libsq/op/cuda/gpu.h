@@ -48,14 +48,19 @@ void gpu_release(void *p);
 void gpu_blas_close(struct sq_gpu *g);
 
 /* ---- launches ----
- * GPU_LAUNCH(g, kernel, grid, block, arguments...): grid and block are dim3 or counts of at least 1. */
+ * GPU_LAUNCH(g, kernel, grid, block, arguments...): grid and block are dim3 or counts of at least 1. GPU_LAUNCH_SHARED:
+ * with so many bytes for SIMT_DYNAMIC, up to the 99 kB that every device from sm_80 on lets a block have. */
+#define GPU_LAUNCH(g, kernel, grid, block, ...) GPU_LAUNCH_SHARED(g, kernel, grid, block, 0, __VA_ARGS__)
+
 #ifdef __CUDACC__
-#define GPU_LAUNCH(g, kernel, grid, block, ...)                                           \
-    do {                                                                                  \
-        if ((g)->rc == 0) {                                                               \
-            SIMT_LAUNCH(kernel, grid, block, 0, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__); \
-            gpu_launched((g), #kernel);                                                   \
-        }                                                                                 \
+#define GPU_LAUNCH_SHARED(g, kernel, grid, block, bytes, ...)                                      \
+    do {                                                                                           \
+        if ((g)->rc == 0) {                                                                        \
+            if ((bytes) > 48 << 10) /* what a launch may ask for by itself */                      \
+                cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (bytes)); \
+            SIMT_LAUNCH(kernel, grid, block, bytes, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__);      \
+            gpu_launched((g), #kernel);                                                            \
+        }                                                                                          \
     } while (0)
 
 static inline bool gpu_owns(const void *)
@@ -98,14 +103,16 @@ template <class... T> static void gpu_check_args(struct sq_gpu *g, const char *k
 
 /* Arguments are copied, and converted to the kernel's, now. */
 template <class... P, class... A>
-static void gpu_launch(struct sq_gpu *g, const char *name, void (*kernel)(P...), dim3 grid, dim3 block, const A &...args)
+static void gpu_launch(struct sq_gpu *g, const char *name, void (*kernel)(P...), dim3 grid, dim3 block, size_t bytes,
+                       const A &...args)
 {
     const std::tuple<P...> given(args...);
     std::apply([&](const P &...x) { gpu_check_args(g, name, x...); }, given);
     if (g->rc == 0)
-        gpu_queue(g, SQ_QUEUE_WORK, [=] { simt::launch(grid, block, 0, [&] { std::apply(kernel, given); }); });
+        gpu_queue(g, SQ_QUEUE_WORK, [=] { simt::launch(grid, block, bytes, [&] { std::apply(kernel, given); }); });
 }
-#define GPU_LAUNCH(g, kernel, grid, block, ...) gpu_launch(g, #kernel, kernel, grid, block, __VA_ARGS__)
+#define GPU_LAUNCH_SHARED(g, kernel, grid, block, bytes, ...) \
+    gpu_launch(g, #kernel, kernel, grid, block, bytes, __VA_ARGS__)
 #endif
 
 enum { GPU_BLOCK = 256, GPU_LANES = 32, GPU_ROW_BLOCK = 128, GPU_ROWS = GPU_ROW_BLOCK / GPU_LANES };

@@ -108,7 +108,7 @@ namespace simt
 {
 
 enum state { RUNS, AT_BARRIER, IN_WARP, LEFT };
-enum { MOST = 1024, LANES = 32 };
+enum { MOST = 1024, LANES = 32, MOST_SHARED = 99 * 1024 };
 
 struct thread {
     context c;
@@ -477,7 +477,7 @@ HIDDEN void run(dim3 grid, dim3 size, size_t bytes, void (*body)(void *), void *
     uint64_t random = first;
     secret = (unsigned)first * 77;
     now = {{0, 0, 0}, size, grid, (int)(size.x * size.y * size.z), body, closure, nullptr, bytes};
-    if (now.n < 1 || now.n > MOST || n == 0 || bytes > 48 * 1024)
+    if (now.n < 1 || now.n > MOST || n == 0 || bytes > MOST_SHARED)
         die("a launch that no GPU takes");
     now.dynamic = static_cast<char *>(aligned_alloc(128, (bytes + 128) / 128 * 128));
     for (uint64_t i = 0; i < n; i++) {

@@ -10,7 +10,7 @@
  * - ASan: an access out of bounds names its line (SIMT_PLAIN_SHARED gives shared arrays red zones, but no poison)
  * - TSan: every thread is a TSan fiber; a missing barrier is a race, both lines are named (run under setarch -R)
  *
- * Matrix products of a warp are in simt_wmma.h. Not here: atomics, textures, cooperative groups, inline PTX. Shared
+ * Matrix products of a warp are in simt_tensor.h. Not here: atomics, textures, cooperative groups, other inline PTX. Shared
  * arrays may not be in templates or inline functions (their section cannot be shared by copies that the linker merges):
  * a static function can hand them out. One grid at a time: a launch from another thread waits. */
 #ifndef SQ_SIMT_H
