@@ -140,7 +140,7 @@ any_address a matrix at an address that is not a multiple of 32 bytes
 any_address_bf16 a row of ldmatrix at an address that is not a multiple of 16 bytes
 loads_another lanes of a warp load or store different matrices
 skips_product lanes of one mask are in different warp operations
-skips_product_bf16 lanes of one mask are in different warp operations
+skips_product_bf16 lanes that a mask names never come
 skips_all lanes that a mask names never come
 skips_all_bf16 lanes that a mask names never come
 not_rounded an operand of mma_sync is not rounded to tf32

@@ -1,20 +1,20 @@
 /* Causal attention with operands in bf16, on tensor cores from sm_80 on, for heads of up to 128 channels; formulas are
  * those of attention_cuda.cu.
  *
- * A block has 64 rows, queries or, for dk and dv, keys; a warp 16 of them, whole. It turns over the others, 32 at a time,
- * which lie in shared memory. What is summed, scores and probabilities stay in registers: sums of one product, rounded,
+ * A block has 64 rows, queries or, for dk and dv, keys; a warp 16 of them, whole. It goes over the others, 32 at a time,
+ * which lie in shared memory. Scores, probabilities and what is summed stay in registers: sums of one product, rounded,
  * are the left operand of the next (simt_tensor.h).
  *
- * Operands are rounded once, where they come to registers or to shared memory. Those of scores, which stand in an exponent
- * that a large bias of the keys must not blur, and of what becomes out, dq and dk are two numbers, x = high + low + e,
- * |e| <= 2^-17 |x|, and only low low is left out of a product: within 2^-15 at worst, 70 U (2^-24) as root mean square.
- * Codes of few bits and the choice of experts follow out, and dq and dk have parts that cancel. Those of dout v' and dv are one. Tensor
- * cores add to the sums themselves and truncate: 0.4 U for each addition of eight, 20 U of scores of 128 channels, 320 U
- * of 2048 keys, always towards zero, a hundredth of what bf16 takes from it behind.
+ * Operands are rounded once, on their way to registers or shared memory. Those of scores, which stand in an exponent that
+ * a large bias of the keys must not blur, and of what becomes out, dq and dk are two numbers, x = high + low + e, |e| <=
+ * 2^-17 |x|, and only low low is left out of a product: within 2^-15 at worst, 70 U (2^-24) as root mean square. Codes of
+ * few bits and the choice of experts follow out, and dq and dk have parts that cancel. Those of dout v' and dv are one.
+ * Tensor cores add to the sums themselves and truncate: 0.4 U for each addition of eight, 20 U of scores of 128 channels,
+ * 320 U of 2048 keys, always towards zero, a hundredth of what bf16 takes from it behind.
  *
  * Bound by shared memory. For a tile of 64 x 64 and 128 channels, forward and backward, 5,376 products of 16 x 8 x 16 and
- * 2,112 loads of four 8 x 8, at 4 clocks 8,448; docs/cuda.md has the rest. 255 registers a thread, two blocks of 128
- * threads a processor; 17 to 61 kB of shared memory. */
+ * 2,112 loads of four 8 x 8, at 4 clocks 8,448; docs/cuda.md has the rest. Up to 255 registers a thread, so two blocks of
+ * 128 threads a processor; 26 to 79 kB of shared memory. Sums have the order that the shape says. */
 #include "attention.h"
 #include "simt_tensor.h"
 
