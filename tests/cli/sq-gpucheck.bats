@@ -138,6 +138,7 @@ two_operations lanes of one mask are in different warp operations
 leads_nowhere a matrix of which no warp can load or store the rows
 any_address a matrix at an address that is not a multiple of 32 bytes
 any_address_bf16 a row of ldmatrix at an address that is not a multiple of 16 bytes
+not_shared_bf16 a row of ldmatrix that does not lie in shared memory
 loads_another lanes of a warp load or store different matrices
 skips_product lanes of one mask are in different warp operations
 skips_product_bf16 lanes that a mask names never come

@@ -134,6 +134,7 @@ enum fault {
     NOT_FILLED,
     PEEKS, /* knows what lane 0 holds first: right without a seed */
     NO_BARRIER,
+    NOT_SHARED, /* one row */
 };
 
 struct alignas(32) summing {
@@ -180,11 +181,13 @@ static __device__ void sum_rows(summing16 &m, int fault)
 {
     const int t = (int)threadIdx.x;
     const bool odd = t == 5;
-    uint32_t a[4], b[4];
+    alignas(16) uint32_t a[4];
+    uint32_t b[4];
     float c[4] = {};
     if (fault == SKIPS_ALL && odd)
         return;
-    mma_load<false>(a, &m.x[fault == LOADS_ANOTHER && odd ? 0 : t % 16][t / 16 * 8 + (fault == ANY_ADDRESS)]);
+    const void *row = &m.x[fault == LOADS_ANOTHER && odd ? 0 : t % 16][t / 16 * 8 + (fault == ANY_ADDRESS)];
+    mma_load<false>(a, fault == NOT_SHARED && odd ? a : row);
     mma_load<true>(b, &m.ones[t % 16][t / 16 * 8]);
     if (fault != SKIPS_PRODUCT || !odd)
         mma_add(c, a, b);
@@ -258,7 +261,8 @@ static const struct {
                BF16("loads_another", LOADS_ANOTHER),
                BF16("skips_product", SKIPS_PRODUCT),
                BF16("skips_all", SKIPS_ALL),
-               BF16("no_barrier", NO_BARRIER)};
+               BF16("no_barrier", NO_BARRIER),
+               BF16("not_shared", NOT_SHARED)};
 
 int main(int argc, char **argv)
 {

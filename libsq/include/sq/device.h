@@ -60,8 +60,8 @@ struct sq_device_ops {
     void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
                         const float *gate, const float *up, int64_t n);
-    /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on), operands are rounded first, to two
-     * numbers of bf16, 16 bits, those of dout v' and dv to one. */
+    /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on) and D is at most 128, operands are
+     * rounded first, to two numbers of bf16, 16 bits, those of dout v' and dv to one. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16);
     /* Workspace: 4 B T H bytes. */

@@ -4,8 +4,7 @@
 
 #include "gpu.h"
 
-enum { FIRST_TENSOR = 80 }; /* the first device whose tensor cores multiply tf32 and bf16 */
-enum { MOST_BF16 = 128 };
+enum { MOST_BF16 = 128 }; /* channels of a head: sums of more do not fit into registers */
 
 struct sizes {
     int64_t tokens, heads, kv, dim;
@@ -26,7 +25,7 @@ static __device__ inline head_rows head_of(const float *x, int64_t sample, int64
             SQ_MIN((int64_t)most, z.tokens - first)};
 }
 
-/* With operands in bf16, from FIRST_TENSOR on, for heads of up to MOST_BF16 channels. */
+/* With operands in bf16, on devices that have units for it, for heads of up to MOST_BF16 channels. */
 void attention_bf16(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
                     unsigned batch, sizes z);
 void attention_grad_bf16(struct sq_gpu *g, float *dq, float *dk, float *dv, const float *dout, const float *lse,

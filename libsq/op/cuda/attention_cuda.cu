@@ -1,5 +1,5 @@
 /* Causal attention with grouped heads, in tiles of 64 queries by 64 keys; no T x T array, tiles above the diagonal are
- * skipped. Where operands may be rounded to bf16 attention_bf16_cuda.cu has its kernels.
+ * skipped. For operands in bf16 see attention_bf16_cuda.cu.
  *
  *   s = q.k / sqrt(D), p = exp(s - lse), out = p v          running maximum and sum of a row, as in FlashAttention
  *   delta = dout.out,  ds = p (dout.v - delta) / sqrt(D)     dq = ds k,  dk = ds' q,  dv = p' dout
@@ -178,10 +178,11 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
     return g->rc != 0 || batch * z.tokens * z.heads * z.dim == 0;
 }
 
-/* The instance for a device and heads of dim channels, of a function template of both, or with bf16 where it has that. */
-#define FOR_DEVICE(f, in_bf16, g, bf16, dim)              \
-    ((g)->capability < FIRST_TENSOR ? FOR_DIM(f, SM75, dim) \
-     : (bf16) && (dim) <= MOST_BF16 ? (in_bf16)           \
+/* The instance for a device, or the code that there is for it, and for heads of dim channels, of a function template of
+ * both; or in_bf16. */
+#define FOR_DEVICE(f, in_bf16, g, bf16, dim)           \
+    ((g)->code < SQ_GPU_BF16        ? FOR_DIM(f, SM75, dim) \
+     : (bf16) && (dim) <= MOST_BF16 ? (in_bf16)             \
                                     : FOR_DIM(f, SM80, dim))
 #define FOR_DIM(f, sm, dim) ((dim) <= 64 ? f<sm, 2> : (dim) <= 128 ? f<sm, 4> : f<sm, 8>)
 

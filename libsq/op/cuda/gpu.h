@@ -26,6 +26,7 @@ struct gpu_runtime;
 
 struct sq_gpu {
     int device, capability;
+    int code; /* the capability that the kernels' code was compiled for, the device's or one before */
     gpu_stream stream[2];
     struct gpu_runtime *runtime; /* marks, recordings, what the emulator has queued */
     void *space;
@@ -56,7 +57,7 @@ void gpu_blas_close(struct sq_gpu *g);
 #define GPU_LAUNCH_SHARED(g, kernel, grid, block, bytes, ...)                                      \
     do {                                                                                           \
         if ((g)->rc == 0) {                                                                        \
-            if ((bytes) > 48 << 10) /* what a launch may ask for by itself */                      \
+            if ((bytes) > 48 << 10) /* more than a launch gets unasked; a failure is the launch's */ \
                 cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, (bytes)); \
             SIMT_LAUNCH(kernel, grid, block, bytes, (g)->stream[SQ_QUEUE_WORK], __VA_ARGS__);      \
             gpu_launched((g), #kernel);                                                            \
@@ -108,6 +109,8 @@ static void gpu_launch(struct sq_gpu *g, const char *name, void (*kernel)(P...),
 {
     const std::tuple<P...> given(args...);
     std::apply([&](const P &...x) { gpu_check_args(g, name, x...); }, given);
+    if (bytes > (size_t)(g->capability < SQ_GPU_BF16 ? 48 : 99) << 10)
+        gpu_fail(g, SQ_E_DEVICE, "%s: %zu bytes of shared memory", name, bytes);
     if (g->rc == 0)
         gpu_queue(g, SQ_QUEUE_WORK, [=] { simt::launch(grid, block, bytes, [&] { std::apply(kernel, given); }); });
 }

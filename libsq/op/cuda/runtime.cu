@@ -80,9 +80,15 @@ int gpu_count(char *why, size_t n)
     return devices;
 }
 
+/* For what is known of the code that the library, or the driver from its PTX, has for a device. */
+static __global__ void any_kernel()
+{
+}
+
 bool gpu_start(struct sq_gpu *g)
 {
     int major = 0, minor = 0;
+    cudaFuncAttributes code = {};
     g->runtime = static_cast<struct gpu_runtime *>(calloc(1, sizeof *g->runtime));
     if (!g->runtime) {
         gpu_fail(g, SQ_E_NOMEM, "no memory for marks");
@@ -90,9 +96,11 @@ bool gpu_start(struct sq_gpu *g)
     }
     if (failed(g, cudaSetDevice(g->device), "choosing it") ||
         failed(g, cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, g->device), "its capability") ||
-        failed(g, cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, g->device), "its capability"))
+        failed(g, cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, g->device), "its capability") ||
+        failed(g, cudaFuncGetAttributes(&code, any_kernel), "looking for code for it"))
         return false;
     g->capability = 10 * major + minor;
+    g->code = code.ptxVersion;
     for (int i = 0; i < 2; i++)
         if (failed(g, cudaStreamCreateWithFlags(&g->stream[i], cudaStreamNonBlocking), "making a stream"))
             return false;

@@ -130,7 +130,7 @@ int gpu_count(char *, size_t)
 bool gpu_start(struct sq_gpu *g)
 {
     const char *seed = getenv("SQ_EMU_SEED");
-    g->capability = capabilities[g->device];
+    g->capability = g->code = capabilities[g->device];
     g->stream[0] = g->stream[1] = g;
     g->runtime = new gpu_runtime;
     g->runtime->random += seed ? strtoull(seed, nullptr, 10) : 0;

@@ -251,6 +251,15 @@ HIDDEN __attribute__((noinline)) void *dynamic()
     return now.dynamic;
 }
 
+HIDDEN bool is_shared(const void *p, size_t bytes)
+{
+    const char *at = static_cast<const char *>(p), *first = __start_simt_shared, *end = __stop_simt_shared;
+#ifdef SIMT_PLAIN_SHARED
+    return true; /* lies anywhere */
+#endif
+    return (at >= now.dynamic && at + bytes <= now.dynamic + now.bytes) || (at >= first && at + bytes <= end);
+}
+
 HIDDEN void barrier(where at)
 {
     current->at = at;
@@ -479,7 +488,7 @@ HIDDEN void run(dim3 grid, dim3 size, size_t bytes, void (*body)(void *), void *
     now = {{0, 0, 0}, size, grid, (int)(size.x * size.y * size.z), body, closure, nullptr, bytes};
     if (now.n < 1 || now.n > MOST || n == 0 || bytes > MOST_SHARED)
         die("a launch that no GPU takes");
-    now.dynamic = static_cast<char *>(aligned_alloc(128, (bytes + 128) / 128 * 128));
+    now.dynamic = static_cast<char *>(aligned_alloc(16, (bytes ? bytes + 15 : 16) / 16 * 16)); /* as on a GPU, and ASan sees its end */
     for (uint64_t i = 0; i < n; i++) {
         const uint64_t k = first ? n - 1 - i : i; /* blocks owe each other nothing: any order */
         now.index = {(unsigned)(k % grid.x), (unsigned)(k / grid.x % grid.y), (unsigned)(k / grid.x / grid.y)};

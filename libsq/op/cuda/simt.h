@@ -10,7 +10,7 @@
  * - ASan: an access out of bounds names its line (SIMT_PLAIN_SHARED gives shared arrays red zones, but no poison)
  * - TSan: every thread is a TSan fiber; a missing barrier is a race, both lines are named (run under setarch -R)
  *
- * Matrix products of a warp are in simt_tensor.h. Not here: atomics, textures, cooperative groups, other inline PTX. Shared
+ * Matrix products of a warp are in simt_tensor.h. Not here: atomics, textures, cooperative groups. Shared
  * arrays may not be in templates or inline functions (their section cannot be shared by copies that the linker merges):
  * a static function can hand them out. One grid at a time: a launch from another thread waits. */
 #ifndef SQ_SIMT_H
@@ -22,7 +22,8 @@
 #define SIMT_LAUNCH(kernel, grid, block, bytes, stream, ...) kernel<<<(grid), (block), (bytes), (stream)>>>(__VA_ARGS__)
 #define SIMT_DYNAMIC(type, name)                                   \
     extern __shared__ __align__(16) unsigned char simt_dynamic_[]; \
-    type *const name = (type *)simt_dynamic_
+    type *const name = (type *)simt_dynamic_;                      \
+    static_assert(alignof(type) <= 16)
 
 #else
 
@@ -69,6 +70,8 @@ uint3 block_index();
 dim3 block_size();
 dim3 grid_size();
 void *dynamic();
+/* Does it lie in the block's shared memory? */
+bool is_shared(const void *p, size_t bytes);
 void barrier(where at);
 /* v, of n <= 16 bytes, to the lanes of mask; out: what this lane gets */
 void warp(enum op op, uint32_t mask, const void *v, size_t n, void *out, int arg, int width, where at);
@@ -114,7 +117,9 @@ template <class F> void launch(dim3 grid, dim3 block, size_t bytes, F f)
 #define SIMT_HERE (simt::where{__FILE__, __LINE__})
 #define SIMT_LAUNCH(kernel, grid, block, bytes, stream, ...) \
     ((void)(stream), simt::launch((grid), (block), (bytes), [=] { kernel(__VA_ARGS__); }))
-#define SIMT_DYNAMIC(type, name) type *const name = static_cast<type *>(simt::dynamic())
+#define SIMT_DYNAMIC(type, name)                                 \
+    type *const name = static_cast<type *>(simt::dynamic()); \
+    static_assert(alignof(type) <= 16)
 
 #define threadIdx                      (simt::thread_index())
 #define blockIdx                       (simt::block_index())

@@ -181,6 +181,8 @@ void load_rows(uint32_t *to, const void *row, bool across, where at)
     together(exchange, &r, at);
     if ((uintptr_t)row % ROW_BYTES != 0)
         die("a row of ldmatrix at an address that is not a multiple of 16 bytes");
+    if (!is_shared(row, ROW_BYTES))
+        die("a row of ldmatrix that does not lie in shared memory");
     for (int m = 0; m < 4; m++) {
         const void *const *rows = r.of + 8 * m;
         to[m] = across ? half_at(rows[2 * t], g) | half_at(rows[2 * t + 1], g) << 16

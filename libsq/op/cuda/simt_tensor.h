@@ -190,8 +190,8 @@ void mma_sync(sums &d, const fragment<matrix_a, 16, 16, 8, T, LEFT> &a,
 
 #ifdef __CUDACC__
 
-/* Four 8 x 8, whose rows the lanes name: lane l row l % 8 of matrix l / 8, 16 bytes aligned so in shared memory. A lane's
- * words: (g, 2 t) and its neighbour in the row, or `across` (2 t, g) and that below it. */
+/* Four 8 x 8, whose rows the lanes name: lane l row l % 8 of matrix l / 8, 16 bytes of shared memory at a multiple of 16.
+ * A lane's words: (g, 2 t) and its neighbour in the row, or ACROSS (2 t, g) and that below it. */
 template <bool ACROSS> static __device__ inline void mma_load(uint32_t (&to)[4], const void *row)
 {
 #if SIMT_TENSOR
@@ -206,6 +206,8 @@ template <bool ACROSS> static __device__ inline void mma_load(uint32_t (&to)[4],
                      : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                      : "r"(at)
                      : "memory");
+#else
+    __trap();
 #endif
 }
 
@@ -217,6 +219,8 @@ static __device__ inline void mma_add(float (&sum)[4], const uint32_t (&a)[4], c
                  "{%0, %1, %2, %3};"
                  : "+f"(sum[0]), "+f"(sum[1]), "+f"(sum[2]), "+f"(sum[3])
                  : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b[0]), "r"(b[1]));
+#else
+    __trap();
 #endif
 }
 
