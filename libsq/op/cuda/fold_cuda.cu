@@ -75,16 +75,20 @@ struct into_floats {
 
 template <int RANK>
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    fold_groups(gpu_floats to, folded_rows z, warp_rows r, struct sq_codes code)
+    fold_groups(gpu_floats to, folded_rows z, warp_rows r, warp_ends *ends, struct sq_codes code)
 {
+    const folded_source<RANK> from = {z};
     GPU_ROW_LOOP (i, r.rows * r.groups) {
+        const warp_ends e = warp_ends_of(r, i, from);
+        if (ends && r.p.bits < 16 && threadIdx.x % GPU_LANES == 0)
+            ends[i] = e;
         int32_t sum = 0;
         const auto keep = [&](int64_t row, int64_t j, float whole) {
             if (code.q)
                 code.q[row * code.ld + j] = (uint8_t)whole;
             sum += (int32_t)whole;
         };
-        const rq_grid g = warp_round(r, i, folded_source<RANK>{z}, into_floats{to, r.cols}, keep);
+        const rq_grid g = warp_round(r, i, from, e, into_floats{to, r.cols}, keep);
         sum = warp_sum(sum);
         if (code.q && threadIdx.x % GPU_LANES == 0) {
             code.scale[i] = g.s;
@@ -96,10 +100,10 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
 
 template <int RANK>
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r)
+    fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r, const warp_ends *ends)
 {
     GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_unround(r, i, folded_source<RANK>{z}, dw, du, dl, dw);
+        warp_unround(r, i, folded_source<RANK>{z}, r.p.bits < 16 ? ends[i] : warp_ends{}, dw, du, dl, dw);
 }
 
 enum { RANKS = 4 }; /* at a time, in registers */
@@ -159,6 +163,12 @@ struct fold_ends {
     }
 };
 
+static warp_ends *ends_of(const struct sq_fold_args *a)
+{
+    static_assert(sizeof(warp_ends) == 2 * sizeof(float), "max and min, as struct sq_fold_args has them");
+    return reinterpret_cast<warp_ends *>(a->ends);
+}
+
 static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a)
 {
     if (a->code && (a->q.group || a->q.bits > 8))
@@ -171,6 +181,7 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
     const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
     const folded_rows z = folded_of(a);
     const gpu_floats to = gpu_floats_of(a->to, a->to_type);
+    warp_ends *const ends = ends_of(a);
     struct sq_codes code = {};
     if (fold_refused(g, a))
         return;
@@ -181,9 +192,9 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
     }
     const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
     if (a->rank == USUAL)
-        GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, code);
+        GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
     else
-        GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, code);
+        GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
 }
 
 void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
@@ -191,13 +202,15 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
 {
     const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
     const folded_rows z = folded_of(a);
+    if (a->q.bits < 16 && !a->ends)
+        gpu_fail(g, SQ_E_ARG, "fold_grad: without the extremes that the fold found");
     if (fold_refused(g, a))
         return;
     const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
     if (a->rank == USUAL)
-        GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r);
+        GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r, ends_of(a));
     else
-        GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r);
+        GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r, ends_of(a));
     for (int64_t first = 0; first == 0 || first < a->rank; first += RANKS) {
         const int64_t ranks = SQ_MIN((int64_t)RANKS, a->rank - first);
         float *rows = first == 0 ? dr : nullptr, *cols = first == 0 ? dc : nullptr;
