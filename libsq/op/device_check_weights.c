@@ -198,7 +198,7 @@ static const int64_t search_shapes[][CHECK_DIMS] = {
 
 /* ---- the weight pass; z: rows cols bits group rate% flags rank ---- */
 
-enum { COLS = 8, ROWS = 16, W16 = 32, CODES = 128 };
+enum { COLS = 8, ROWS = 16, W16 = 32, CODES = 128, TIES = 256 };
 
 /* w c r a b u l, from argument k on */
 static void weight_args(struct check_call *c)
@@ -226,6 +226,13 @@ static struct sq_fold_args fold_of(void *const *p, const int64_t *z)
                                  .q = rowq_of(z),
                                  .rows = z[0],
                                  .cols = z[1]};
+}
+
+/* Of three values, so that a group, and a lane's part of it, has many extremes. */
+static void tie(float *w, const int64_t *z)
+{
+    for (int64_t i = 0; z[5] & TIES && i < z[0] * z[1]; i++)
+        w[i] = (float)(i % 3 - 1);
 }
 
 /* W as f32 and W~, docs/method.md 3 in its order of operations */
@@ -277,6 +284,7 @@ static void fold_args(struct check_call *c)
 
 static void fold_values(void *const *p, const int64_t *z)
 {
+    tie(F(5), z);
     clip_values(F(10), groups_of(z));
     clip_values(F(11), groups_of(z));
 }
@@ -321,6 +329,9 @@ static const int64_t fold_shapes[][CHECK_DIMS] = {
     {4, 70, 16, 0, 100, COLS | ROWS, 5},
     {40, 130, 2, 64, 100, SYM | CLIP | W16 | TO16, 0},
     {3, 257, 4, 0, 70, SYM | CODES | W16, 16},
+    {6, 70, 2, 32, 50, CLIP | COLS | W16 | TO16, 4},
+    {3, 100, 3, 40, 100, CLIP | COLS | ROWS, 6},
+    {4, 130, 2, 0, 100, CLIP | ROWS | TIES, 0},
 };
 
 /* dw du dl da db dc dr, then the weights', W, W~ and ends as above */
@@ -343,6 +354,7 @@ static void fold_grad_args(struct check_call *c)
 static void fold_grad_values(void *const *p, const int64_t *z)
 {
     const struct sq_fold_args a = fold_of(p + 7, z);
+    tie(F(7), z);
     clip_values(F(12), groups_of(z));
     clip_values(F(13), groups_of(z));
     make_flat(F(14), F(15), &a);

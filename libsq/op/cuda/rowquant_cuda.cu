@@ -75,7 +75,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
 {
     const plain_rows from = {z, r.cols};
     GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_unround(r, i, from, warp_ends_of(r, i, from), dz, du, dl, dy);
+        warp_unround(r, i, from, warp_ends_of(r, i, from), dz, du, dl, dy, [](int64_t, float) {});
 }
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)

@@ -103,10 +103,10 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
 }
 
 /* dz = the gradient at z from dy at the rounded value, of group i with its extremes; du, dl [rows, groups] or
- * NULL. dz may be dy. */
-template <class Z>
+ * NULL. dz may be dy. seen(column, its gradient) once for each, extremes last. */
+template <class Z, class S>
 static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, const warp_ends &e, float *dz, float *du,
-                                    float *dl, const float *dy)
+                                    float *dl, const float *dy, const S &seen)
 {
     const warp_group s = warp_group_of(r, i);
     const int64_t at = s.row * r.cols + s.first;
@@ -128,6 +128,8 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, c
                 sum += (double)d * (double)ds;
                 to = in ? d : 0;
             }
+            if (v != g.max && v != g.min)
+                seen(s.first + j, to); /* before the store, so that what made v need not be loaded again */
             dz[at + j] = to;
             if (v == g.max)
                 jmax = j, nmax++;
@@ -137,23 +139,30 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, c
         b = rq_back_of(&r.p, &g, warp_sum(sum));
         const int maxima = warp_sum(nmax), minima = warp_sum(nmin);
         const float dmax = maxima ? (float)(b.max / maxima) : 0, dmin = minima ? (float)(b.min / minima) : 0;
+        const auto give = [&](int64_t j, bool top, bool bottom) {
+            if (top)
+                dz[at + j] += dmax;
+            if (bottom)
+                dz[at + j] += dmin;
+            if (top || bottom)
+                seen(s.first + j, dz[at + j]);
+        };
         if (nmax <= 1 && nmin <= 1) { /* as nearly always: no second look at the values */
-            if (nmax)
-                dz[at + jmax] += dmax;
-            if (nmin)
-                dz[at + jmin] += dmin;
-        } else if (dmax != 0 || dmin != 0) {
+            const bool both = nmax && nmin && jmax == jmin;
+            give(jmax, nmax, both);
+            give(jmin, false, nmin && !both);
+        } else {
             GPU_LANE_LOOP (j, s.n) {
                 const float v = value(s.first + j);
-                if (v == g.max)
-                    dz[at + j] += dmax;
-                if (v == g.min)
-                    dz[at + j] += dmin;
+                give(j, v == g.max, v == g.min);
             }
         }
     } else {
-        GPU_LANE_LOOP (j, s.n)
-            dz[at + j] = dy[at + j];
+        GPU_LANE_LOOP (j, s.n) {
+            const float d = dy[at + j];
+            seen(s.first + j, d);
+            dz[at + j] = d;
+        }
     }
     if (threadIdx.x % GPU_LANES == 0 && du)
         du[i] = (float)b.u;
