@@ -86,7 +86,8 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
              const struct sq_ops *ops);
 /* Gradients of all parameters (overwritten) from those of the folded layer, which come linear by linear in any
  * order, each once, its rows in strips (struct sq_grads); dw is used up as workspace. w original, p after
- * sq_params_train; flat what sq_fold made of them, as p is now: a device reads its extremes, a processor nothing. Sums run in an order that does not depend on the number of threads.
+ * sq_params_train; flat what sq_fold made of them, as p is now: a device reads its extremes, a processor nothing.
+ * Sums run in an order that does not depend on the number of threads.
  * begin: sets those of g's gain and router that no parameter needs to NULL. */
 void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq_config *c);
 void sq_fold_grad_rows(struct sq_params *p, int64_t linear, int64_t first, int64_t last, float *dw, const float *dbias,
