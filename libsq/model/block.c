@@ -184,8 +184,39 @@ out:
     return rc;
 }
 
+static int64_t carve_ends(float **ends, float *base, const struct sq_config *cfg, int64_t group)
+{
+    const struct sq_rowq q = {.group = group};
+    int64_t at = 0;
+    for (int64_t i = 0; i < sq_config_linears(cfg); i++) {
+        int64_t rows, cols;
+        sq_linear_shape(&rows, &cols, cfg, i);
+        if (base)
+            ends[i] = base + at;
+        at += 2 * rows * sq_rowq_groups(&q, cols);
+    }
+    return at;
+}
+
+int64_t sq_block_ends_floats(const struct sq_config *cfg, int64_t group)
+{
+    return carve_ends(NULL, NULL, cfg, group);
+}
+
+int sq_block_ends(struct sq_block *b, int64_t group)
+{
+    int rc;
+    SQ_TRY(sq_alloc(&b->ends, b->nlinear));
+    SQ_TRY(block_alloc(b, &b->ends_all, (size_t)sq_block_ends_floats(b->cfg, group) * sizeof *b->ends_all));
+    carve_ends(b->ends, b->ends_all, b->cfg, group);
+out:
+    return rc;
+}
+
 void sq_block_release(struct sq_block *b)
 {
+    block_free(b, b->ends_all);
+    sq_free(b->ends);
     block_free(b, b->code_all);
     sq_free(b->code);
     block_free(b, b->all);

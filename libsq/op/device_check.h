@@ -30,7 +30,7 @@ static inline double check_bf16_limit(double limit, int64_t n)
     return limit + sqrt(limit) / (1 << 6) + unit * 16 / (double)SQ_MAX(n, 16);
 }
 
-enum { CHECK_ARGS = 16, CHECK_DIMS = 10 };
+enum { CHECK_ARGS = 17, CHECK_DIMS = 10 };
 
 /* A scratch is the reference's own: the device does not see it. */
 enum check_role { CHECK_IN, CHECK_OUT, CHECK_SCRATCH };

@@ -198,7 +198,7 @@ static const int64_t search_shapes[][CHECK_DIMS] = {
 
 /* ---- the weight pass; z: rows cols bits group rate% flags rank ---- */
 
-enum { COLS = 8, ROWS = 16, W16 = 32, CODES = 128 };
+enum { COLS = 8, ROWS = 16, W16 = 32, CODES = 128, TIES = 256 };
 
 /* w c r a b u l, from argument k on */
 static void weight_args(struct check_call *c)
@@ -228,6 +228,13 @@ static struct sq_fold_args fold_of(void *const *p, const int64_t *z)
                                  .cols = z[1]};
 }
 
+/* Of three values, so that a group, and a lane's part of it, has many extremes. */
+static void tie(float *w, const int64_t *z)
+{
+    for (int64_t i = 0; z[5] & TIES && i < z[0] * z[1]; i++)
+        w[i] = (float)(i % 3 - 1);
+}
+
 /* W as f32 and W~, docs/method.md 3 in its order of operations */
 static void make_flat(float *w, float *flat, const struct sq_fold_args *a)
 {
@@ -243,7 +250,24 @@ static void make_flat(float *w, float *flat, const struct sq_fold_args *a)
         }
 }
 
-/* to, q scale zero sum, then the weights', then W and W~ of the reference */
+/* Max and min of W~'s groups: extremes have no order, + 0 makes 0 of -0. */
+static void find_ends(float *ends, const float *flat, const struct sq_fold_args *a)
+{
+    const int64_t groups = sq_rowq_groups(&a->q, a->cols), width = a->q.group ? a->q.group : a->cols;
+    for (int64_t i = 0; i < a->rows * groups; i++) {
+        const int64_t first = i % groups * width, last = SQ_MIN(first + width, a->cols);
+        const float *x = flat + i / groups * a->cols;
+        float max = x[first], min = x[first];
+        for (int64_t j = first; j < last; j++) {
+            max = fmaxf(max, x[j]);
+            min = fminf(min, x[j]);
+        }
+        ends[2 * i] = max + 0.0f;
+        ends[2 * i + 1] = min + 0.0f;
+    }
+}
+
+/* to, q scale zero sum, then the weights', then W and W~ of the reference, then ends */
 static void fold_args(struct check_call *c)
 {
     const int64_t *z = c->z;
@@ -255,10 +279,12 @@ static void fold_args(struct check_call *c)
     weight_args(c);
     check_scratch(c, z[0] * z[1]);
     check_scratch(c, z[0] * z[1]);
+    check_out(c, SQ_F32, 2 * groups_of(z), CHECK_BITS);
 }
 
 static void fold_values(void *const *p, const int64_t *z)
 {
+    tie(F(5), z);
     clip_values(F(10), groups_of(z));
     clip_values(F(11), groups_of(z));
 }
@@ -275,6 +301,8 @@ static void fold_ref(void *const *p, const int64_t *z)
     struct sq_codes code = fold_codes(p, z);
     float *flat = F(13);
     make_flat(F(12), flat, &a);
+    if (a.q.bits < 16)
+        find_ends(F(14), flat, &a);
     if (z[5] & CODES)
         check_reference()->rowquant_encode(&code, flat, &a.q, a.u, a.l, z[0], z[1]);
     check_reference()->rowquant(sq_f32(flat), flat, &a.q, a.u, a.l, z[0], z[1]);
@@ -288,6 +316,7 @@ static void fold_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *cons
     a.to = p[0];
     a.to_type = z[5] & TO16 ? SQ_BF16 : SQ_F32;
     a.code = z[5] & CODES ? &code : NULL;
+    a.ends = F(14);
     o->fold(g, &a);
 }
 
@@ -300,9 +329,12 @@ static const int64_t fold_shapes[][CHECK_DIMS] = {
     {4, 70, 16, 0, 100, COLS | ROWS, 5},
     {40, 130, 2, 64, 100, SYM | CLIP | W16 | TO16, 0},
     {3, 257, 4, 0, 70, SYM | CODES | W16, 16},
+    {6, 70, 2, 32, 50, CLIP | COLS | W16 | TO16, 4},
+    {3, 100, 3, 40, 100, CLIP | COLS | ROWS, 6},
+    {4, 130, 2, 0, 100, CLIP | ROWS | TIES, 0},
 };
 
-/* dw du dl da db dc dr, then as above */
+/* dw du dl da db dc dr, then the weights', W, W~ and ends as above */
 static void fold_grad_args(struct check_call *c)
 {
     const int64_t *z = c->z;
@@ -316,12 +348,17 @@ static void fold_grad_args(struct check_call *c)
     weight_args(c);
     check_scratch(c, z[0] * z[1]);
     check_scratch(c, z[0] * z[1]);
+    check_in(c, SQ_F32, 2 * groups_of(z));
 }
 
 static void fold_grad_values(void *const *p, const int64_t *z)
 {
+    const struct sq_fold_args a = fold_of(p + 7, z);
+    tie(F(7), z);
     clip_values(F(12), groups_of(z));
     clip_values(F(13), groups_of(z));
+    make_flat(F(14), F(15), &a);
+    find_ends(F(16), F(15), &a);
 }
 
 static void fold_sums(float *da, float *db, float *dc, float *dr, const float *g, const float *w,
@@ -368,8 +405,9 @@ static void fold_grad_ref(void *const *p, const int64_t *z)
 
 static void fold_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    const struct sq_fold_args a = fold_of(p + 7, z);
+    struct sq_fold_args a = fold_of(p + 7, z);
     const bool clips = z[5] & CLIP, scales = z[5] & (COLS | ROWS);
+    a.ends = F(16);
     o->fold_grad(g, F(0), clips ? F(1) : NULL, clips ? F(2) : NULL, z[6] ? F(3) : NULL, z[6] ? F(4) : NULL,
                  scales ? F(5) : NULL, scales ? F(6) : NULL, &a);
 }

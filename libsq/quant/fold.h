@@ -59,7 +59,7 @@ const float *fold_floats(float *space, struct sq_floats w, int64_t at, int64_t n
 /* ---- fold_device.c: the same where the parameters lie on a device ---- */
 void fold_device(struct sq_block *to, const struct sq_block *w, const struct sq_params *p, const struct sq_rowq *q);
 void fold_grad_device(struct sq_params *p, int64_t linear, int64_t first, int64_t last, float *dw, const float *dbias,
-                      const struct sq_block *w, const struct sq_rowq *q);
+                      const struct sq_block *w, const struct sq_block *flat, const struct sq_rowq *q);
 void fold_gains_device(struct sq_params *p, const struct sq_grads *g, const struct sq_block *w);
 
 int64_t fold_strip_rows(int64_t cols);

@@ -33,8 +33,8 @@ static void unscale(const struct sq_params *p, const struct side *s, const float
                      scales);
 }
 
-static struct sq_fold_args args_of(const struct sq_params *p, const struct sq_block *w, int64_t k,
-                                   const struct sq_rowq *q)
+static struct sq_fold_args args_of(const struct sq_params *p, const struct sq_block *w, const struct sq_block *flat,
+                                   int64_t k, const struct sq_rowq *q)
 {
     const struct sq_config *c = w->cfg;
     const struct linear l = fold_linear_of(p, c, k);
@@ -49,6 +49,7 @@ static struct sq_fold_args args_of(const struct sq_params *p, const struct sq_bl
                                  .u = p->nlinear ? fold_values(p->u[k]) : NULL,
                                  .l = p->nlinear ? fold_values(p->l[k]) : NULL,
                                  .q = *q,
+                                 .ends = flat->ends ? flat->ends[k] : NULL,
                                  .rows = l.rows,
                                  .cols = l.cols};
 }
@@ -80,7 +81,7 @@ void fold_device(struct sq_block *to, const struct sq_block *w, const struct sq_
     scale(to->router, p, &router, c->experts * c->hidden);
     for (int64_t k = 0; k < to->nlinear; k++) {
         const struct side rows = fold_row_side(p, c, k);
-        struct sq_fold_args a = args_of(p, w, k, q);
+        struct sq_fold_args a = args_of(p, w, to, k, q);
         a.to = to->w[k];
         a.to_type = to->type;
         a.code = q->bits < 16 && to->code && to->code[k].q ? &to->code[k] : NULL;
@@ -99,6 +100,7 @@ static struct sq_fold_args strip_of(struct sq_fold_args a, int64_t first, int64_
     a.b = a.b ? a.b + first * a.rank : NULL;
     a.u = a.u ? a.u + at_g : NULL;
     a.l = a.l ? a.l + at_g : NULL;
+    a.ends = a.ends ? a.ends + 2 * at_g : NULL;
     a.rows = last - first;
     return a;
 }
@@ -109,11 +111,11 @@ static float *grad_from(const struct sq_param *p, int64_t first)
 }
 
 void fold_grad_device(struct sq_params *p, int64_t k, int64_t first, int64_t last, float *dw, const float *dbias,
-                      const struct sq_block *w, const struct sq_rowq *q)
+                      const struct sq_block *w, const struct sq_block *flat, const struct sq_rowq *q)
 {
     const struct sq_config *c = w->cfg;
     const struct side cols = fold_col_side(p, c, k), rows = fold_row_side(p, c, k);
-    const struct sq_fold_args all = args_of(p, w, k, q), a = strip_of(all, first, last);
+    const struct sq_fold_args all = args_of(p, w, flat, k, q), a = strip_of(all, first, last);
     const int64_t at_g = first * sq_rowq_groups(q, all.cols);
     float *dc = cols.alpha ? p->maps->dc : NULL, *dr = rows.alpha ? p->maps->dr : NULL;
     if (dc && first == 0)

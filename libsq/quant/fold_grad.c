@@ -234,14 +234,15 @@ void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq
 }
 
 void sq_fold_grad_rows(struct sq_params *p, int64_t k, int64_t first, int64_t last, float *dw, const float *dbias,
-                       const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops)
+                       const struct sq_block *w, const struct sq_block *flat, const struct sq_scheme *s,
+                       const struct sq_ops *ops)
 {
     if (!p->nparam)
         return;
     const struct sq_config *c = w->cfg;
     const struct sq_rowq q = sq_scheme_weights(s);
     if (p->home) {
-        fold_grad_device(p, k, first, last, dw, dbias, w, &q);
+        fold_grad_device(p, k, first, last, dw, dbias, w, flat, &q);
         return;
     }
     double *d[SQ_PLACES];

@@ -73,6 +73,12 @@ static bool has_codes(const struct sq_config *c, const struct sq_ops *ops, const
     return s && ops->fast_codes && sq_scheme_codes(s, widest);
 }
 
+/* What the backward on a device takes from the fold. */
+static bool has_ends(const struct sq_ops *ops, const struct sq_scheme *s)
+{
+    return s && ops != ops->host && s->wbits < 16;
+}
+
 const struct sq_ops *train_ops(const struct sq_trainer *t)
 {
     return t->ops;
@@ -90,6 +96,8 @@ int64_t sq_trainer_bytes(const struct sq_config *cfg, const struct sq_ops *ops, 
         sq_linear_shape(&rows, &cols, cfg, i);
         weights += (size + (i < coded)) * rows * cols + (sq_linear_has_bias(cfg, i) ? 4 * rows : 0);
     }
+    if (has_ends(ops, s))
+        weights += 4 * sq_block_ends_floats(cfg, s->group);
     const int64_t acts = batch * tokens * cfg->hidden;
     return layers * weights + router + 4 * ((layers + 1) * acts + tokens * cfg->head_dim) +
            sq_trace_bytes(cfg, ops, batch, tokens) +
@@ -138,7 +146,7 @@ static int alloc_none(struct sq_trainer *t)
     return rc;
 }
 
-static int alloc_all(struct sq_trainer *t)
+static int alloc_all(struct sq_trainer *t, const struct sq_scheme *s)
 {
     const int64_t n = t->batch * t->row;
     void *sums = NULL;
@@ -159,6 +167,8 @@ static int alloc_all(struct sq_trainer *t)
         SQ_TRY(sq_block_new_at(&t->folded[i], &t->cfg, product_type(t->ops), t->ops));
         if (t->codes)
             SQ_TRY(sq_block_codes(&t->folded[i]));
+        if (has_ends(t->ops, s))
+            SQ_TRY(sq_block_ends(&t->folded[i], s->group));
     }
     SQ_TRY(alloc_rope(t));
     SQ_TRY(t->ops->alloc(&sums, SUMS * sizeof *t->sums));
@@ -183,7 +193,7 @@ int sq_trainer_new(struct sq_trainer **out, const struct sq_config *cfg, const s
     t->batch = batch;
     t->tokens = tokens;
     t->row = tokens * cfg->hidden;
-    rc = alloc_all(t);
+    rc = alloc_all(t, s);
     if (rc < 0)
         sq_trainer_free(&t);
     *out = t;
@@ -407,7 +417,8 @@ static void receive(void *ctx, int64_t linear, int64_t first, int64_t last, floa
     const struct receiver *r = ctx;
     const struct sq_member *m = &r->job->member[r->k];
     const enum sq_work before = sq_work_begin(SQ_WORK_WEIGHTS);
-    sq_fold_grad_rows(m->p, linear, first, last, dw, dbias, m->w, &r->job->scheme, r->t->ops);
+    sq_fold_grad_rows(m->p, linear, first, last, dw, dbias, m->w, &r->t->folded[r->k], &r->job->scheme,
+                      r->t->ops);
     (void)sq_work_begin(before);
 }
 

@@ -185,13 +185,14 @@ static void bytes_move_between_queues(void **state)
     dev->free_pinned(gpu, pinned);
 }
 
-static void codes_that_do_not_fit_are_refused(void **state)
+static void what_does_not_fit_is_refused(void **state)
 {
     (void)state;
     const struct sq_codes a = {.cols = 4, .bits = 8}, b = {.cols = 4, .bits = 8}, c = {.cols = 5, .bits = 4};
     struct sq_codes to = {.ld = 4};
     const struct sq_rowq grouped = {.bits = 4, .group = 2, .rate = 1};
     const struct sq_fold_args fold = {.code = &to, .q = grouped, .rows = 1, .cols = 4};
+    const struct sq_fold_args rounded = {.q = grouped, .rows = 1, .cols = 4};
     dev->ops->gemm_codes(gpu, NULL, 1, NULL, &a, &b, 1, 1);
     assert_int_equal(dev->sync(gpu), SQ_E_ARG);
     assert_string_equal(dev->error(gpu), "gemm_codes: 4 codes of 8 bits by 4 of 8");
@@ -205,6 +206,10 @@ static void codes_that_do_not_fit_are_refused(void **state)
     dev->ops->fold(gpu, &fold);
     assert_int_equal(dev->sync(gpu), SQ_E_ARG);
     assert_string_equal(dev->error(gpu), "fold: codes of groups of 2, 4 bits");
+    dev->clear(gpu);
+    dev->ops->fold_grad(gpu, NULL, NULL, NULL, NULL, NULL, NULL, NULL, &rounded);
+    assert_int_equal(dev->sync(gpu), SQ_E_ARG);
+    assert_string_equal(dev->error(gpu), "fold_grad: without the extremes that the fold found");
 }
 
 /* Rows of a linear that come in two pieces: what is summed over rows is added up, the rest is the piece's own. */
@@ -290,7 +295,7 @@ int main(void)
         cmocka_unit_test_setup_teardown(the_hosts_memory_is_seen, start, end),
         cmocka_unit_test_setup_teardown(workspace_is_asked_for, start, end),
         cmocka_unit_test_setup_teardown(bytes_move_between_queues, start, end),
-        cmocka_unit_test_setup_teardown(codes_that_do_not_fit_are_refused, start, end),
+        cmocka_unit_test_setup_teardown(what_does_not_fit_is_refused, start, end),
         cmocka_unit_test_setup_teardown(weights_come_in_pieces, start, end),
         cmocka_unit_test_setup_teardown(attention_has_three_ways, start, end),
     };

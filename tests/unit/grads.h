@@ -41,7 +41,7 @@ static inline void fold_grad_linear(struct sq_params *p, struct sq_block *db, in
     const int64_t cut = SQ_MIN(sq_grad_block(rows), rows);
     for (int64_t first = 0, last = cut; first < rows; first = last, last = rows)
         sq_fold_grad_rows(p, k, first, last, (float *)db->w[k] + first * cols, db->bias[k] ? db->bias[k] + first : NULL,
-                          w, s, ops);
+                          w, NULL, s, ops);
 }
 
 static inline void fold_grad(struct sq_params *p, struct sq_block *db, const struct sq_block *w,

@@ -22,6 +22,8 @@ struct sq_block {
     int64_t count;         /* floats in it */
     struct sq_codes *code; /* [nlinear] the rounded channels of w once more, or NULL: see sq_block_codes */
     void *code_all;
+    float **ends; /* [nlinear] -> [R,G,2], or NULL: see sq_block_ends */
+    float *ends_all;
 };
 
 int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE; /* zeroed */
@@ -36,6 +38,10 @@ int sq_block_frame(struct sq_block *b, const struct sq_config *cfg, enum sq_dtyp
 void sq_block_release(struct sq_block *b);
 /* Room for codes: a fold that rounds fills them, and a forward that rounds its activations multiplies codes. */
 int sq_block_codes(struct sq_block *b) SQ_MUSTUSE;
+/* Room, on a device, for the extremes that rounding found in groups of `group` columns (0: rows): a fold that rounds fills them,
+ * and the backward of that fold reads them. So they are as new as the folded weights beside them. floats: how many. */
+int sq_block_ends(struct sq_block *b, int64_t group) SQ_MUSTUSE;
+int64_t sq_block_ends_floats(const struct sq_config *cfg, int64_t group);
 int64_t sq_coded_linears(const struct sq_config *cfg); /* that many of a layer's linears, the first ones, can have codes */
 /* A linear's weights W [R,K], or W' */
 struct sq_mat sq_block_mat(const struct sq_block *b, int64_t linear, bool transposed);

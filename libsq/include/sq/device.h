@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   7
+#define SQ_DEVICE_ABI   8
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does

@@ -52,6 +52,8 @@ struct sq_fold_args {
     int64_t rank;
     const float *u, *l; /* [rows, G] or NULL */
     struct sq_rowq q;   /* bits >= 16: not rounded */
+    float *ends;        /* [rows, G, 2] max and min of W~'s groups, where it is rounded: fold writes them, NULL: not wanted;
+                         * fold_grad reads those of the fold of the same arguments */
     int64_t rows, cols;
 };
 

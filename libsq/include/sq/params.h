@@ -86,11 +86,13 @@ void sq_fold(struct sq_block *to, const struct sq_block *w, const struct sq_para
              const struct sq_ops *ops);
 /* Gradients of all parameters (overwritten) from those of the folded layer, which come linear by linear in any
  * order, each once, its rows in strips (struct sq_grads); dw is used up as workspace. w original, p after
- * sq_params_train. Sums run in an order that does not depend on the number of threads.
+ * sq_params_train; flat what sq_fold made of them, as p is now: a device reads its extremes, a processor nothing.
+ * Sums run in an order that does not depend on the number of threads.
  * begin: sets those of g's gain and router that no parameter needs to NULL. */
 void sq_fold_grad_begin(struct sq_params *p, struct sq_grads *g, const struct sq_config *c);
 void sq_fold_grad_rows(struct sq_params *p, int64_t linear, int64_t first, int64_t last, float *dw, const float *dbias,
-                       const struct sq_block *w, const struct sq_scheme *s, const struct sq_ops *ops);
+                       const struct sq_block *w, const struct sq_block *flat, const struct sq_scheme *s,
+                       const struct sq_ops *ops);
 /* Channels that the scheme's rate leaves as they are have no gradient but the low-rank part's, where scales are not learned,
  * and that needs no dW: dA = (dy B)' x / rank, dB = dy' (x A') / rank. columns: of how many of a linear's dW is needed. rest: adds the others'
  * part, behind sq_fold_grad_rows of all rows (struct sq_grads says what it gets). */

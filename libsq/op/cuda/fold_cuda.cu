@@ -2,11 +2,12 @@
  *
  *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA: docs/method.md 3
  *
- * fold: a warp a group. Bound by instructions: at rank 4 an element is made twice, 28 each, and rounded; of memory it has 2
+ * fold: a warp a group. Bound by instructions: at rank 4 an element is made twice, 35 each, and rounded; of memory it has 2
  * (bf16) or 4 bytes read, the second time from L2, and as many written; A (4 rank bytes an element) comes from L1 and L2, as
- * the four warps of a block walk the same columns. fold_grad: a warp a group makes G of dw in place (12 bytes an element), a warp a row its sums, four
- * ranks at a time (4 to 8 bytes, from L2), then threads a column theirs, likewise (4 to 8 bytes). Blocks of 128 and 256
- * threads, no shared memory. */
+ * the four warps of a block walk the same columns. Extremes stay for fold_grad, which makes an element once: a warp a row,
+ * group by group, makes G of dw in place (12 bytes an element) and of G the row's sums for B and r, as it has A and W at
+ * hand; of more than four ranks in further walks (4 bytes each, from L2). Then threads a column have theirs, four ranks at a
+ * time (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
 #include "rowquant_warp.h"
 
 enum { USUAL = 4 }; /* the rank that has instances of its own, B's row in registers; 0: any */
@@ -75,16 +76,20 @@ struct into_floats {
 
 template <int RANK>
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    fold_groups(gpu_floats to, folded_rows z, warp_rows r, struct sq_codes code)
+    fold_groups(gpu_floats to, folded_rows z, warp_rows r, warp_ends *ends, struct sq_codes code)
 {
+    const folded_source<RANK> from = {z};
     GPU_ROW_LOOP (i, r.rows * r.groups) {
+        const warp_ends e = warp_ends_of(r, i, from);
+        if (ends && r.p.bits < 16 && threadIdx.x % GPU_LANES == 0)
+            ends[i] = e;
         int32_t sum = 0;
         const auto keep = [&](int64_t row, int64_t j, float whole) {
             if (code.q)
                 code.q[row * code.ld + j] = (uint8_t)whole;
             sum += (int32_t)whole;
         };
-        const rq_grid g = warp_round(r, i, folded_source<RANK>{z}, into_floats{to, r.cols}, keep);
+        const rq_grid g = warp_round(r, i, from, e, into_floats{to, r.cols}, keep);
         sum = warp_sum(sum);
         if (code.q && threadIdx.x % GPU_LANES == 0) {
             code.scale[i] = g.s;
@@ -94,39 +99,66 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     }
 }
 
-template <int RANK>
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    fold_unround(float *dw, float *du, float *dl, folded_rows z, warp_rows r)
-{
-    GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_unround(r, i, folded_source<RANK>{z}, dw, du, dl, dw);
-}
-
 enum { RANKS = 4 }; /* at a time, in registers */
 
-/* db[i, first ... first + 3], and dr[i] with the first */
-static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
-    fold_row_sums(float *db, float *dr, const float *dw, folded_rows z, int64_t first, int64_t rows)
-{
-    const int64_t n = z.cols, ranks = SQ_MIN((int64_t)RANKS, z.rank - first);
-    GPU_ROW_LOOP (i, rows) {
-        float sum[RANKS] = {}, scaled = 0;
-        GPU_LANE_LOOP (j, n) {
-            const float d = dw[i * n + j];
-            for (int t = 0; t < RANKS; t++)
-                if (t < ranks)
-                    sum[t] = fmaf(d, z.a[(first + t) * n + j], sum[t]);
-            if (dr)
-                scaled = fmaf(d * z.w.at(i * n + j), z.c ? z.c[j] : 1.0f, scaled);
-        }
+/* A lane's part of db[i, first ... first + 3], and of dr[i] with the first */
+template <int RANK> struct row_sums {
+    folded_rows z;
+    int64_t first, ranks;
+    bool scales;
+    float sum[RANKS] = {}, scaled = 0;
+
+    __device__ row_sums(const folded_rows &from, int64_t first_rank, bool with_scales)
+        : z(from), first(first_rank), ranks(SQ_MIN((int64_t)RANKS, from.rank - first_rank)), scales(with_scales)
+    {
+    }
+
+    __device__ bool has(int t) const
+    {
+        return RANK == RANKS || t < ranks;
+    }
+
+    __device__ void add(int64_t i, int64_t j, float d)
+    {
+        for (int t = 0; t < RANKS; t++)
+            if (has(t))
+                sum[t] = fmaf(d, z.a[(first + t) * z.cols + j], sum[t]);
+        if (scales)
+            scaled = fmaf(d * z.w.at(i * z.cols + j), z.c ? z.c[j] : 1.0f, scaled);
+    }
+
+    __device__ void put(float *db, float *dr, int64_t i) const
+    {
         for (int t = 0; t < RANKS; t++) {
             const float all = warp_sum(sum[t]);
-            if (t < ranks && threadIdx.x % GPU_LANES == 0)
+            if (has(t) && threadIdx.x % GPU_LANES == 0)
                 db[i * z.rank + first + t] = all / (float)z.rank;
         }
-        scaled = warp_sum(scaled);
-        if (dr && threadIdx.x % GPU_LANES == 0)
-            dr[i] = scaled;
+        const float all = warp_sum(scaled);
+        if (scales && threadIdx.x % GPU_LANES == 0)
+            dr[i] = all;
+    }
+};
+
+/* Sums of the first ranks are made of G as it comes, of others once G lies there. */
+template <int RANK>
+static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
+    fold_unround(float *dw, float *du, float *dl, float *db, float *dr, folded_rows z, warp_rows r,
+                 const warp_ends *ends)
+{
+    GPU_ROW_LOOP (i, r.rows) {
+        row_sums<RANK> own(z, 0, dr != nullptr);
+        const auto sum = [&](int64_t j, float d) { own.add(i, j, d); };
+        for (int64_t k = i * r.groups; k < (i + 1) * r.groups; k++)
+            warp_unround(r, k, folded_source<RANK>{z}, r.p.bits < 16 ? ends[k] : warp_ends{}, dw, du, dl, dw, sum);
+        own.put(db, dr, i);
+        for (int64_t first = RANKS; RANK != RANKS && first < z.rank; first += RANKS) {
+            row_sums<0> more(z, first, false);
+            __syncwarp(); /* a group's columns have other lanes than the row's */
+            GPU_LANE_LOOP (j, z.cols)
+                more.add(i, j, dw[i * z.cols + j]);
+            more.put(db, nullptr, i);
+        }
     }
 }
 
@@ -159,6 +191,12 @@ struct fold_ends {
     }
 };
 
+static warp_ends *ends_of(const struct sq_fold_args *a)
+{
+    static_assert(sizeof(warp_ends) == 2 * sizeof(float), "max and min, as struct sq_fold_args has them");
+    return reinterpret_cast<warp_ends *>(a->ends);
+}
+
 static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a)
 {
     if (a->code && (a->q.group || a->q.bits > 8))
@@ -171,6 +209,7 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
     const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
     const folded_rows z = folded_of(a);
     const gpu_floats to = gpu_floats_of(a->to, a->to_type);
+    warp_ends *const ends = ends_of(a);
     struct sq_codes code = {};
     if (fold_refused(g, a))
         return;
@@ -181,9 +220,9 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
     }
     const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
     if (a->rank == USUAL)
-        GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, code);
+        GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
     else
-        GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, code);
+        GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
 }
 
 void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
@@ -191,18 +230,18 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
 {
     const warp_rows r = warp_rows_of(&a->q, a->u, a->l, a->rows, a->cols);
     const folded_rows z = folded_of(a);
+    if (a->q.bits < 16 && !a->ends)
+        gpu_fail(g, SQ_E_ARG, "fold_grad: without the extremes that the fold found");
     if (fold_refused(g, a))
         return;
-    const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
+    const unsigned blocks = gpu_row_blocks(a->rows);
     if (a->rank == USUAL)
-        GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r);
+        GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, db, dr, z, r, ends_of(a));
     else
-        GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, z, r);
+        GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, db, dr, z, r, ends_of(a));
     for (int64_t first = 0; first == 0 || first < a->rank; first += RANKS) {
         const int64_t ranks = SQ_MIN((int64_t)RANKS, a->rank - first);
-        float *rows = first == 0 ? dr : nullptr, *cols = first == 0 ? dc : nullptr;
-        if (ranks > 0 || rows)
-            GPU_LAUNCH(g, fold_row_sums, gpu_row_blocks(a->rows), GPU_ROW_BLOCK, db, rows, dw, z, first, a->rows);
+        float *cols = first == 0 ? dc : nullptr;
         if (ranks > 0 || cols)
             gpu_column_sums(g, fold_ends{da ? da + first * a->cols : nullptr, cols, ranks, a->rank, a->cols},
                             fold_terms{dw, z, first, ranks, cols != nullptr}, a->rows, a->cols, "fold_grad");

@@ -65,27 +65,30 @@ struct nowhere {
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK) rowquant_groups(gpu_floats y, const float *z, warp_rows r)
 {
+    const plain_rows from = {z, r.cols};
     GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_round(r, i, plain_rows{z, r.cols}, into_rows{y, r.cols}, nowhere{});
+        warp_round(r, i, from, warp_ends_of(r, i, from), into_rows{y, r.cols}, nowhere{});
 }
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     rowquant_grad_groups(float *dz, float *du, float *dl, const float *dy, const float *z, warp_rows r)
 {
+    const plain_rows from = {z, r.cols};
     GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_unround(r, i, plain_rows{z, r.cols}, dz, du, dl, dy);
+        warp_unround(r, i, from, warp_ends_of(r, i, from), dz, du, dl, dy, [](int64_t, float) {});
 }
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
     rowquant_encode_rows(struct sq_codes to, const float *z, warp_rows r)
 {
+    const plain_rows from = {z, r.cols};
     GPU_ROW_LOOP (i, r.rows) {
         int32_t sum = 0;
         const auto code = [&](int64_t row, int64_t j, float whole) {
             to.q[row * to.ld + j] = (uint8_t)whole;
             sum += (int32_t)whole;
         };
-        const rq_grid g = warp_round(r, i, plain_rows{z, r.cols}, nowhere{}, code);
+        const rq_grid g = warp_round(r, i, from, warp_ends_of(r, i, from), nowhere{}, code);
         sum = warp_sum(sum);
         if (threadIdx.x % GPU_LANES == 0) {
             to.scale[i] = g.s;
@@ -136,7 +139,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
         const warp_group w = warp_group_of(r, i);
         const int64_t at = w.row * r.cols + w.first;
         const float *own = weight ? weight + w.first : nullptr;
-        const rq_grid whole = warp_grid(r, i, w, floats_rows{z, r.cols});
+        const warp_ends whole = warp_ends_of(r, i, floats_rows{z, r.cols});
         if (threadIdx.x == 0) {
             rq_search_init(&s, r.p.sym);
             rq_search_next(&s);

@@ -39,8 +39,16 @@ static __device__ inline warp_group warp_group_of(const warp_rows &r, int64_t i)
     return {row, k * width, n, covered};
 }
 
-template <class Z> static __device__ rq_grid warp_grid(const warp_rows &r, int64_t i, const warp_group &s, const Z &z)
+struct warp_ends {
+    float max, min;
+};
+
+/* of group i, in every lane; 0 where nothing is rounded */
+template <class Z> static __device__ warp_ends warp_ends_of(const warp_rows &r, int64_t i, const Z &z)
 {
+    const warp_group s = warp_group_of(r, i);
+    if (r.p.bits >= 16 || s.n == 0)
+        return {};
     float max = -HUGE_VALF, min = HUGE_VALF;
     const auto value = z.row(s.row);
     GPU_LANE_LOOP (j, s.n) {
@@ -50,7 +58,12 @@ template <class Z> static __device__ rq_grid warp_grid(const warp_rows &r, int64
     }
     max = warp_max(max);
     min = warp_min(min);
-    return rq_grid_of(&r.p, s.n ? max : 0, s.n ? min : 0, r.u ? r.u + i : nullptr, r.l ? r.l + i : nullptr);
+    return {max + 0.0f, min + 0.0f}; /* never -0, which is as large as 0 */
+}
+
+static __device__ inline rq_grid warp_grid(const warp_rows &r, int64_t i, const warp_ends &e)
+{
+    return rq_grid_of(&r.p, e.max, e.min, r.u ? r.u + i : nullptr, r.l ? r.l + i : nullptr);
 }
 
 /* What becomes of a value: whole, the code, is meant where j < covered. */
@@ -64,16 +77,17 @@ static __device__ inline warp_value warp_value_of(float v, const rq_grid &g, flo
     return {(whole - g.zp) * g.s, whole};
 }
 
-/* to(row, column, value), code(row, column, whole number from 0 on) for group i; returns its grid */
+/* to(row, column, value), code(row, column, whole number from 0 on) for group i with its extremes; returns its grid */
 template <class Z, class Y, class Q>
-static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, const Y &to, const Q &code)
+static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, const warp_ends &e, const Y &to,
+                                     const Q &code)
 {
     const warp_group s = warp_group_of(r, i);
     const bool rounds = r.p.bits < 16;
     const float low = rounds ? rq_low(&r.p) : 0, high = rounds ? rq_high(&r.p) : 0;
     rq_grid g = {};
     if (rounds)
-        g = warp_grid(r, i, s, z);
+        g = warp_grid(r, i, e);
     const auto value = z.row(s.row);
     GPU_LANE_LOOP (j, s.n) {
         const float v = value(s.first + j);
@@ -88,17 +102,18 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
     return g;
 }
 
-/* dz = the gradient at z from dy at the rounded value, of group i; du, dl [rows, groups] or NULL. dz may be dy. */
-template <class Z>
-static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, float *dz, float *du, float *dl,
-                                    const float *dy)
+/* dz = the gradient at z from dy at the rounded value, of group i with its extremes; du, dl [rows, groups] or
+ * NULL. dz may be dy. seen(column, its gradient) once for each, extremes last. */
+template <class Z, class S>
+static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, const warp_ends &e, float *dz, float *du,
+                                    float *dl, const float *dy, const S &seen)
 {
     const warp_group s = warp_group_of(r, i);
     const int64_t at = s.row * r.cols + s.first;
     rq_back b = {};
     if (r.p.bits < 16) {
         const float low = rq_low(&r.p), high = rq_high(&r.p);
-        const rq_grid g = warp_grid(r, i, s, z);
+        const rq_grid g = warp_grid(r, i, e);
         const auto value = z.row(s.row);
         double sum = 0;
         int64_t jmax = 0, jmin = 0; /* the lane's last extremes */
@@ -113,6 +128,8 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
                 sum += (double)d * (double)ds;
                 to = in ? d : 0;
             }
+            if (v != g.max && v != g.min)
+                seen(s.first + j, to); /* before the store, so that what made v need not be loaded again */
             dz[at + j] = to;
             if (v == g.max)
                 jmax = j, nmax++;
@@ -122,23 +139,30 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, f
         b = rq_back_of(&r.p, &g, warp_sum(sum));
         const int maxima = warp_sum(nmax), minima = warp_sum(nmin);
         const float dmax = maxima ? (float)(b.max / maxima) : 0, dmin = minima ? (float)(b.min / minima) : 0;
-        if (nmax <= 1 && nmin <= 1) { /* as nearly always: no third look at the values */
-            if (nmax)
-                dz[at + jmax] += dmax;
-            if (nmin)
-                dz[at + jmin] += dmin;
-        } else if (dmax != 0 || dmin != 0) {
+        const auto give = [&](int64_t j, bool top, bool bottom) {
+            if (top)
+                dz[at + j] += dmax;
+            if (bottom)
+                dz[at + j] += dmin;
+            if (top || bottom)
+                seen(s.first + j, dz[at + j]);
+        };
+        if (nmax <= 1 && nmin <= 1) { /* as nearly always: no second look at the values */
+            const bool both = nmax && nmin && jmax == jmin;
+            give(jmax, nmax, both);
+            give(jmin, false, nmin && !both);
+        } else {
             GPU_LANE_LOOP (j, s.n) {
                 const float v = value(s.first + j);
-                if (v == g.max)
-                    dz[at + j] += dmax;
-                if (v == g.min)
-                    dz[at + j] += dmin;
+                give(j, v == g.max, v == g.min);
             }
         }
     } else {
-        GPU_LANE_LOOP (j, s.n)
-            dz[at + j] = dy[at + j];
+        GPU_LANE_LOOP (j, s.n) {
+            const float d = dy[at + j];
+            seen(s.first + j, d);
+            dz[at + j] = d;
+        }
     }
     if (threadIdx.x % GPU_LANES == 0 && du)
         du[i] = (float)b.u;
