@@ -51,17 +51,22 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
 {
     const struct sq_ops *ops = r->ops;
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
+    const bool rounds = sq_rounds(r);
     const struct sq_floats z = place(r, t);
     float *d = multiplied(t, r);
 
-    ops->swiglu(z, t->gate, t->up, n * F);
-    const struct sq_operand dy = sq_operand_grad(t, 0, sq_f32(dmid), n, C);
-    sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
+    const struct sq_operand dy = sq_operand_grad(t, rounds ? 0 : 2 * n * F, sq_f32(dmid), n, C);
+    if (rounds) {
+        ops->swiglu(z, t->gate, t->up, n * F);
+        sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
+    }
     sq_linear_grad_x(d, dy, b, r, SQ_DOWN, n, false);
     unround(d, t->z, r, n, F);
     const struct sq_floats to_gate = sq_operand_grad_room(t, 0, t->gate, b->bias[SQ_GATE]),
                            to_up = sq_operand_grad_room(t, n * F, t->up, b->bias[SQ_UP]);
-    ops->swiglu_grad(to_gate, to_up, d, t->gate, t->up, n * F);
+    ops->swiglu_grad(to_gate, to_up, rounds ? sq_f32(NULL) : z, d, t->gate, t->up, n * F);
+    if (!rounds)
+        sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
 
     ops->rmsnorm(z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
     const struct sq_operand h = input(z, r, n, C, t), dgate = sq_operand_grad(t, 0, to_gate, n, F),

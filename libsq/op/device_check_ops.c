@@ -305,26 +305,47 @@ static void swiglu_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *co
     o->swiglu(g, narrow_of(p[0], z[1]), CF(1), CF(2), z[0]);
 }
 
+/* y: 0 not wanted, 1 written, 2 in the place of dy, as f32 */
 static void swiglu_grad_args(struct check_call *c)
 {
-    one_in(c, EXP, 2, 3);
+    for (int i = 0; i < 3; i++)
+        if (i == 2 && c->z[2] == 2)
+            check_filled(c, SQ_F32, c->z[0], EXP);
+        else
+            narrow_out(c, c->z[1], c->z[0], EXP);
+    for (int i = 0; i < 3; i++)
+        check_in(c, SQ_F32, c->z[0]);
+    for (int i = 0; i < 3; i++)
+        check_scratch(c, c->z[0]);
+}
+
+static struct sq_floats again_of(void *const *p, const int64_t *z)
+{
+    return z[2] == 0 ? sq_f32(NULL) : narrow_of(p[2], z[1] && z[2] == 1);
 }
 
 static void swiglu_grad_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->swiglu_grad(sq_f32(F(5)), sq_f32(F(6)), CF(2), CF(3), CF(4), z[0]);
-    for (int k = 0; k < 2; k++)
-        sq_floats_put(narrow_of(p[k], z[1]), CF(5 + k), z[0]);
+    const struct sq_floats out[] = {narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), again_of(p, z)};
+    check_reference()->swiglu_grad(sq_f32(F(6)), sq_f32(F(7)), sq_f32(F(8)), z[2] == 2 ? CF(2) : CF(3), CF(4), CF(5),
+                                   z[0]);
+    for (int k = 0; k < 3 && out[k].x; k++)
+        sq_floats_put(out[k], CF(6 + k), z[0]);
 }
 
 static void swiglu_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->swiglu_grad(g, narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), CF(2), CF(3), CF(4), z[0]);
+    o->swiglu_grad(g, narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), again_of(p, z), z[2] == 2 ? CF(2) : CF(3), CF(4),
+                   CF(5), z[0]);
 }
 
 static const int64_t counts[][CHECK_DIMS] = {{0}, {1}, {31}, {256}, {257}, {5000}};
 static const int64_t swiglu_shapes[][CHECK_DIMS] = {{0},    {1},    {31},    {256},    {257},    {5000},
                                                     {0, 1}, {1, 1}, {31, 1}, {256, 1}, {257, 1}, {5000, 1}};
+static const int64_t swiglu_grad_shapes[][CHECK_DIMS] = {
+    {0, 0, 0}, {1, 0, 1}, {31, 0, 0}, {256, 0, 2}, {257, 0, 1}, {5000, 0, 2},
+    {0, 1, 1}, {1, 1, 2}, {31, 1, 1}, {256, 1, 0}, {257, 1, 2}, {5000, 1, 1},
+};
 
 /* ---- attention ----
  * Scores are about 1, their errors those of sums of D products, then as with EXP; test_attention.c has the reasons for
@@ -633,13 +654,13 @@ static const struct check_op ops[] = {
      {2048 * 11008, 1},
      NULL},
     {"swiglu_grad",
-     "n narrow",
+     "n narrow y",
      swiglu_grad_args,
      NULL,
      swiglu_grad_ref,
      swiglu_grad_dev,
-     SHAPES(swiglu_shapes),
-     {2048 * 11008, 1},
+     SHAPES(swiglu_grad_shapes),
+     {2048 * 11008, 1, 1},
      NULL},
     {"attention",
      "B T H KV D bias bf16",

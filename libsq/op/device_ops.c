@@ -231,10 +231,10 @@ static void swiglu(struct sq_floats y, const float *gate, const float *up, int64
     op->swiglu(gpu, y, gate, up, n);
 }
 
-static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
-                        const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, struct sq_floats y, const float *dy,
+                        const float *gate, const float *up, int64_t n)
 {
-    op->swiglu_grad(gpu, dgate, dup, dy, gate, up, n);
+    op->swiglu_grad(gpu, dgate, dup, y, dy, gate, up, n);
 }
 
 static void attention(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,

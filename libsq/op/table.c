@@ -22,10 +22,10 @@ static void swiglu(struct sq_floats y, const float *gate, const float *up, int64
     sq_swiglu_ref(sq_f32_of(y), gate, up, n);
 }
 
-static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
-                        const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, struct sq_floats y, const float *dy,
+                        const float *gate, const float *up, int64_t n)
 {
-    sq_swiglu_grad_ref(sq_f32_of(dgate), sq_f32_of(dup), dy, gate, up, n);
+    sq_swiglu_grad_ref(sq_f32_of(dgate), sq_f32_of(dup), sq_f32_of(y), dy, gate, up, n);
 }
 
 static void rowquant(struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u, const float *l,

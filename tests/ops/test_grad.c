@@ -183,7 +183,7 @@ static void swiglu_gradient(void **state)
     c.gate[0] = 0;
     c.gate[1] = -30;
     c.gate[2] = 30;
-    swiglu_grad64(dgate, dup, c.w, c.gate, c.up, c.n);
+    swiglu_grad64(dgate, dup, NULL, c.w, c.gate, c.up, c.n);
     expect_gradient("swiglu gate", dgate, c.gate, c.n, swiglu_loss, &c);
     expect_gradient("swiglu up", dup, c.up, c.n, swiglu_loss, &c);
 }
@@ -286,7 +286,7 @@ static void a_wrong_gradient_is_noticed(void **state)
     fill(c.gate, c.n);
     fill(c.up, c.n);
     fill(c.w, c.n);
-    swiglu_grad64(dgate, dup, c.w, c.gate, c.up, c.n);
+    swiglu_grad64(dgate, dup, NULL, c.w, c.gate, c.up, c.n);
     dgate[3] *= 1 + 1e-5;
     double err = 0, norm = 0;
     for (int i = 0; i < c.n; i++) {

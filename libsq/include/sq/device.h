@@ -13,7 +13,7 @@
 
 SQ_BEGIN_DECLS
 
-#define SQ_DEVICE_ABI   7
+#define SQ_DEVICE_ABI   8
 #define SQ_DEVICE_ENTRY "sq_device_entry"
 
 /* One opened device: two streams, marks in them, a workspace, the first error. Not for several threads at a time; CUDA's state does
@@ -58,8 +58,8 @@ struct sq_device_ops {
     void (*rope)(struct sq_gpu *g, float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
                  int64_t heads, int64_t dim, bool inverse);
     void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
-    void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
-                        const float *gate, const float *up, int64_t n);
+    void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, struct sq_floats y,
+                        const float *dy, const float *gate, const float *up, int64_t n);
     /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on), operands are rounded first, to two
      * numbers of bf16, 16 bits, those of dout v' and dv to one. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,

@@ -95,7 +95,8 @@ static void swiglu(float *y, const float *gate, const float *up, int64_t n)
     EACH(n, SWIGLU);
 }
 
-static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+static void swiglu_grad(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
+                        int64_t n)
 {
 #define SWIGLU_GRAD(i, c)                                                             \
     do {                                                                              \
@@ -103,6 +104,8 @@ static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *
         const vf s_ = sigmoid(g_), y_ = g_ * s_;                                     \
         put(dgate + (i), d_ * u_ * vfma(y_, vset(1) - s_, s_), c);                    \
         put(dup + (i), d_ * y_, c);                                                   \
+        if (y)                                                                        \
+            put(y + (i), y_ * u_, c);                                                 \
     } while (0)
     EACH(n, SWIGLU_GRAD);
 }

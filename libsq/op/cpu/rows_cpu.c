@@ -54,11 +54,12 @@ static void swiglu(struct sq_floats out, const float *gate, const float *up, int
     PIECES(n, PIECE, n, sq_vec->swiglu(y + i, gate + i, up + i, c));
 }
 
-static void swiglu_grad(struct sq_floats to_gate, struct sq_floats to_up, const float *dy, const float *gate,
-                        const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats to_gate, struct sq_floats to_up, struct sq_floats out, const float *dy,
+                        const float *gate, const float *up, int64_t n)
 {
-    float *dgate = sq_f32_of(to_gate), *dup = sq_f32_of(to_up);
-    PIECES(n, PIECE, n, sq_vec->swiglu_grad(dgate + i, dup + i, dy + i, gate + i, up + i, c));
+    float *dgate = sq_f32_of(to_gate), *dup = sq_f32_of(to_up), *y = sq_f32_of(out);
+    PIECES(n, PIECE, n,
+           sq_vec->swiglu_grad(dgate + i, dup + i, y ? y + i : NULL, dy + i, gate + i, up + i, c));
 }
 
 static void add(float *y, const float *x, int64_t n)

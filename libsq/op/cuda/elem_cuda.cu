@@ -33,13 +33,15 @@ static __global__ void __launch_bounds__(GPU_BLOCK)
 
 /* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
 static __global__ void __launch_bounds__(GPU_BLOCK)
-    swiglu_grad_elements(gpu_floats dgate, gpu_floats dup, const float *dy, const float *gate, const float *up,
-                         int64_t n)
+    swiglu_grad_elements(gpu_floats dgate, gpu_floats dup, gpu_floats y, const float *dy, const float *gate,
+                         const float *up, int64_t n)
 {
     GPU_LOOP (i, n) {
         const float a = gate[i], u = up[i], d = dy[i], s = sigmoid(a);
         dgate.set(i, d * u * (s + a * s * (1 - s)));
         dup.set(i, d * a * s);
+        if (y.x)
+            y.set(i, a * s * u);
     }
 }
 
@@ -159,12 +161,12 @@ void sq_swiglu_cuda(struct sq_gpu *g, struct sq_floats y, const float *gate, con
         GPU_LAUNCH(g, swiglu_elements, gpu_blocks(n), GPU_BLOCK, to, gate, up, n);
 }
 
-void sq_swiglu_grad_cuda(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
-                         const float *gate, const float *up, int64_t n)
+void sq_swiglu_grad_cuda(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, struct sq_floats y,
+                         const float *dy, const float *gate, const float *up, int64_t n)
 {
-    const gpu_floats to_gate = gpu_floats_of(dgate), to_up = gpu_floats_of(dup);
+    const gpu_floats to_gate = gpu_floats_of(dgate), to_up = gpu_floats_of(dup), again = gpu_floats_of(y);
     if (n > 0)
-        GPU_LAUNCH(g, swiglu_grad_elements, gpu_blocks(n), GPU_BLOCK, to_gate, to_up, dy, gate, up, n);
+        GPU_LAUNCH(g, swiglu_grad_elements, gpu_blocks(n), GPU_BLOCK, to_gate, to_up, again, dy, gate, up, n);
 }
 
 void sq_add_cuda(struct sq_gpu *g, float *y, const float *x, int64_t n)

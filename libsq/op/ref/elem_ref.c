@@ -30,12 +30,15 @@ void sq_swiglu_ref(float *y, const float *gate, const float *up, int64_t n)
 }
 
 /* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
-void sq_swiglu_grad_ref(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+void sq_swiglu_grad_ref(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
+                        int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         const double g = (double)gate[i], u = (double)up[i], d = (double)dy[i], s = sigmoid(g);
         dgate[i] = (float)(d * u * (s + g * s * (1 - s)));
         dup[i] = (float)(d * g * s);
+        if (y)
+            y[i] = (float)(g * s * u);
     }
 }
 
