@@ -256,27 +256,35 @@ static const int64_t norm_grad_shapes[][CHECK_DIMS] = {
     {5, 33, 7, 0}, {130, 20, 0, 2}, {70, 257, 100, 1}, {2, 1000, 3, 0},
 };
 
-/* z: rows tokens heads dim inverse */
+/* z: rows tokens heads dim inverse narrow; f32 in place; y cos sin x, y as f32 */
 static void rope_args(struct check_call *c)
 {
-    const int64_t *z = c->z;
-    check_filled(c, SQ_F32, z[0] * z[2] * z[3], CHECK_FEW);
+    const int64_t *z = c->z, n = z[0] * z[2] * z[3];
+    if (z[5])
+        narrow_out(c, true, n, CHECK_FEW);
+    else
+        check_filled(c, SQ_F32, n, CHECK_FEW);
     check_in(c, SQ_F32, z[1] * (z[3] / 2));
     check_in(c, SQ_F32, z[1] * (z[3] / 2));
+    check_in(c, SQ_F32, n);
+    check_scratch(c, n);
 }
 
 static void rope_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->rope(F(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
+    check_reference()->rope(sq_f32(F(4)), z[5] ? CF(3) : CF(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
+    sq_floats_put(narrow_of(p[0], z[5]), CF(4), z[0] * z[2] * z[3]);
 }
 
 static void rope_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->rope(g, F(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
+    o->rope(g, narrow_of(p[0], z[5]), z[5] ? CF(3) : CF(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
 }
 
 static const int64_t rope_shapes[][CHECK_DIMS] = {
-    {0, 3, 2, 4, 0}, {1, 1, 1, 2, 0}, {6, 3, 2, 6, 1}, {10, 5, 3, 64, 0}, {9, 9, 1, 5, 1}};
+    {0, 3, 2, 4, 0},       {1, 1, 1, 2, 0},    {6, 3, 2, 6, 1},    {10, 5, 3, 64, 0},
+    {10, 5, 3, 64, 0, 1}, {9, 9, 1, 10, 1, 1}, {1, 1, 1, 2, 1, 1},
+};
 
 /* z: n narrow; outputs, inputs, outputs as f32 */
 static void one_in(struct check_call *c, double limit, int outs, int ins)
@@ -636,13 +644,13 @@ static const struct check_op ops[] = {
      {6144, 4096, 0, 1},
      NULL},
     {"rope",
-     "rows tokens heads dim inverse",
+     "rows tokens heads dim inverse narrow",
      rope_args,
      NULL,
      rope_ref,
      rope_dev,
      SHAPES(rope_shapes),
-     {6144, 2048, 32, 128, 0},
+     {6144, 2048, 32, 128, 1, 1},
      NULL},
     {"swiglu",
      "n narrow",

@@ -42,8 +42,8 @@ struct sq_vec {
     void (*column_sums)(float *out, const float *dy, int64_t lddy, const float *x, int64_t ldx, const float *r,
                         int64_t rows, int64_t n);
     /* rows first ... first + rows - 1 of x */
-    void (*rope)(float *x, const float *cos, const float *sin, int64_t first, int64_t rows, int64_t tokens,
-                 int64_t heads, int64_t dim, bool inverse);
+    void (*rope)(float *y, const float *x, const float *cos, const float *sin, int64_t first, int64_t rows,
+                 int64_t tokens, int64_t heads, int64_t dim, bool inverse);
     void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
                         int64_t n);

@@ -41,11 +41,12 @@ static void rmsnorm_grad(float *dx, int64_t lddx, bool add, float *dgain, const 
            sq_vec->rmsnorm_dx(dx + i * lddx, lddx, add, dy + i * lddy, lddy, x + i * ldx, ldx, rrms + i, gain, c, n));
 }
 
-static void rope(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads, int64_t dim,
-                 bool inverse)
+static void rope(struct sq_floats out, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse)
 {
+    float *y = sq_f32_of(out);
     PIECES(rows, rows_of_piece(heads * dim), rows * heads * dim,
-           sq_vec->rope(x, cos, sin, i, c, tokens, heads, dim, inverse));
+           sq_vec->rope(y, x, cos, sin, i, c, tokens, heads, dim, inverse));
 }
 
 static void swiglu(struct sq_floats out, const float *gate, const float *up, int64_t n)

@@ -3,18 +3,18 @@
 
 #include <math.h>
 
-void sq_rope_ref(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
-                 int64_t dim, bool inverse)
+void sq_rope_ref(float *y, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse)
 {
     const int64_t half = dim / 2;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t h = 0; h < heads; h++)
             for (int64_t j = 0; j < half; j++) {
                 const double c = (double)cos[i % tokens * half + j], s = (double)sin[i % tokens * half + j];
-                float *a = &x[(i * heads + h) * dim + j], *b = a + half;
-                const double u = (double)*a, w = (double)*b, turn = inverse ? -s : s;
-                *a = (float)(u * c - w * turn);
-                *b = (float)(w * c + u * turn);
+                const int64_t a = (i * heads + h) * dim + j, b = a + half;
+                const double u = (double)x[a], w = (double)x[b], turn = inverse ? -s : s;
+                y[a] = (float)(u * c - w * turn);
+                y[b] = (float)(w * c + u * turn);
             }
 }
 
