@@ -168,8 +168,8 @@ static void swiglu(const void *arg)
 static void swiglu_grad(const void *arg)
 {
     const struct rows *r = arg;
-    ops->swiglu_grad(sq_f32(operand(2, r->n)), sq_f32(operand(2, 2 * r->n) + r->n), operand(3, r->n), operand(0, r->n),
-                     operand(1, r->n), r->n);
+    ops->swiglu_grad(sq_f32(operand(2, r->n)), sq_f32(operand(2, 2 * r->n) + r->n), sq_f32(NULL), operand(3, r->n),
+                     operand(0, r->n), operand(1, r->n), r->n);
 }
 
 static void adamw(const void *arg)

@@ -51,17 +51,22 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
 {
     const struct sq_ops *ops = r->ops;
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
+    const bool rounds = sq_rounds(r);
     const struct sq_floats z = place(r, t);
     float *d = multiplied(t, r);
 
-    ops->swiglu(z, t->gate, t->up, n * F);
-    const struct sq_operand dy = sq_operand_grad(t, 0, sq_f32(dmid), n, C);
-    sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
+    const struct sq_operand dy = sq_operand_grad(t, rounds ? 0 : 2 * n * F, sq_f32(dmid), n, C);
+    if (rounds) {
+        ops->swiglu(z, t->gate, t->up, n * F);
+        sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
+    }
     sq_linear_grad_x(d, dy, b, r, SQ_DOWN, n, false);
     unround(d, t->z, r, n, F);
     const struct sq_floats to_gate = sq_operand_grad_room(t, 0, t->gate, b->bias[SQ_GATE]),
                            to_up = sq_operand_grad_room(t, n * F, t->up, b->bias[SQ_UP]);
-    ops->swiglu_grad(to_gate, to_up, d, t->gate, t->up, n * F);
+    ops->swiglu_grad(to_gate, to_up, rounds ? sq_f32(NULL) : z, d, t->gate, t->up, n * F);
+    if (!rounds)
+        sq_linear_grad_w(g, dy, input(z, r, n, F, t), b, r, SQ_DOWN, n, t);
 
     ops->rmsnorm(z, C, t->rrms2, t->mid, C, b->gain[SQ_NORM2], b->cfg->eps, n, C);
     const struct sq_operand h = input(z, r, n, C, t), dgate = sq_operand_grad(t, 0, to_gate, n, F),
@@ -74,7 +79,7 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
     ops->rmsnorm_grad(dmid, C, true, g->gain[SQ_NORM2], d, C, t->mid, C, t->rrms2, b->gain[SQ_NORM2], n, C);
 }
 
-/* dmid -> dq, dk, dv of t: at the outputs of the q, k, v linears */
+/* dmid -> dq, dk, dv of t: at what the attention reads, before rounding */
 static void attend_grad(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r,
                         int64_t batch, struct sq_trace *t)
 {
@@ -98,35 +103,32 @@ static void attend_grad(float *dmid, const struct sq_grads *g, const struct sq_b
     unround(t->dq, t->q, r, n * H, D);
     unround(t->dk, t->k, r, n * KV, D);
     unround(t->dv, t->v, r, n * KV, D);
-    ops->rope(t->dq, r->cos, r->sin, n, r->tokens, H, D, true);
-    ops->rope(t->dk, r->cos, r->sin, n, r->tokens, KV, D, true);
+}
+
+/* dq, dk, dv of t; d holds dmid, the gradient of the residual path: adds that of the attention, if it is wanted */
+static void project_grad(float *d, const struct sq_grads *g, const float *x, const struct sq_block *b,
+                         const struct sq_run *r, int64_t batch, struct sq_trace *t)
+{
+    const struct sq_config *cfg = b->cfg;
+    const struct sq_ops *ops = r->ops;
+    const int64_t n = batch * r->tokens, C = cfg->hidden, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
+    const struct sq_floats z = place(r, t),
+                           to_q = sq_operand_grad_room(t, 0, t->dq, cfg->qk_norm || b->bias[SQ_Q]),
+                           to_k = sq_operand_grad_room(t, n * H * D, t->dk, cfg->qk_norm || b->bias[SQ_K]);
+    float *dh = multiplied(t, r);
+
+    ops->rope(to_q, t->dq, r->cos, r->sin, n, r->tokens, H, D, true);
+    ops->rope(to_k, t->dk, r->cos, r->sin, n, r->tokens, KV, D, true);
     if (cfg->qk_norm) {
         ops->rmsnorm_grad(t->dq, D, false, g->gain[SQ_QNORM], t->dq, D, t->qraw, D, t->rrmsq, b->gain[SQ_QNORM],
                           n * H, D);
         ops->rmsnorm_grad(t->dk, D, false, g->gain[SQ_KNORM], t->dk, D, t->kraw, D, t->rrmsk, b->gain[SQ_KNORM],
                           n * KV, D);
     }
-}
-
-void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const struct sq_block *b,
-                       const struct sq_run *r, int64_t batch, struct sq_trace *t)
-{
-    const struct sq_ops *ops = r->ops;
-    const int64_t n = batch * r->tokens, C = b->cfg->hidden;
-    float *dh = multiplied(t, r);
-    SQ_ASSERT(n <= t->rows);
-    if (b->cfg->experts > 0)
-        sq_moe_backward(d, g, b, r, n, t);
-    else
-        mlp_grad(d, g, b, r, n, t);
-    attend_grad(d, g, b, r, batch, t);
-
-    const struct sq_floats z = place(r, t);
-    ops->rmsnorm(z, C, t->rrms1, x, C, b->gain[SQ_NORM1], b->cfg->eps, n, C);
-    const int64_t Q = b->cfg->heads * b->cfg->head_dim, KV = b->cfg->kv_heads * b->cfg->head_dim;
-    const struct sq_operand h = input(z, r, n, C, t), dq = sq_operand_grad(t, 0, sq_f32(t->dq), n, Q),
-                            dk = sq_operand_grad(t, n * Q, sq_f32(t->dk), n, KV),
-                            dv = sq_operand_grad(t, n * (Q + KV), sq_f32(t->dv), n, KV);
+    ops->rmsnorm(z, C, t->rrms1, x, C, b->gain[SQ_NORM1], cfg->eps, n, C);
+    const struct sq_operand h = input(z, r, n, C, t), dq = sq_operand_grad(t, 0, to_q, n, H * D),
+                            dk = sq_operand_grad(t, n * H * D, to_k, n, KV * D),
+                            dv = sq_operand_grad(t, n * (H + KV) * D, sq_f32(t->dv), n, KV * D);
     sq_linear_grad_w(g, dq, h, b, r, SQ_Q, n, t);
     sq_linear_grad_w(g, dk, h, b, r, SQ_K, n, t);
     sq_linear_grad_w(g, dv, h, b, r, SQ_V, n, t);
@@ -137,4 +139,17 @@ void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const
     sq_linear_grad_x(dh, dv, b, r, SQ_V, n, true);
     unround(dh, t->z, r, n, C);
     ops->rmsnorm_grad(d, C, true, g->gain[SQ_NORM1], dh, C, x, C, t->rrms1, b->gain[SQ_NORM1], n, C);
+}
+
+void sq_block_backward(float *d, const struct sq_grads *g, const float *x, const struct sq_block *b,
+                       const struct sq_run *r, int64_t batch, struct sq_trace *t)
+{
+    const int64_t n = batch * r->tokens;
+    SQ_ASSERT(n <= t->rows);
+    if (b->cfg->experts > 0)
+        sq_moe_backward(d, g, b, r, n, t);
+    else
+        mlp_grad(d, g, b, r, n, t);
+    attend_grad(d, g, b, r, batch, t);
+    project_grad(d, g, x, b, r, batch, t);
 }

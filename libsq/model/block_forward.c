@@ -51,8 +51,8 @@ static void project(const float *x, const struct sq_block *b, const struct sq_ru
         ops->rmsnorm(sq_f32(t->q), D, t->rrmsq, t->qraw, D, b->gain[SQ_QNORM], cfg->eps, n * H, D);
         ops->rmsnorm(sq_f32(t->k), D, t->rrmsk, t->kraw, D, b->gain[SQ_KNORM], cfg->eps, n * KV, D);
     }
-    ops->rope(t->q, r->cos, r->sin, n, r->tokens, H, D, false);
-    ops->rope(t->k, r->cos, r->sin, n, r->tokens, KV, D, false);
+    ops->rope(sq_f32(t->q), t->q, r->cos, r->sin, n, r->tokens, H, D, false);
+    ops->rope(sq_f32(t->k), t->k, r->cos, r->sin, n, r->tokens, KV, D, false);
 }
 
 static void attend(const struct sq_config *cfg, const struct sq_run *r, int64_t batch, struct sq_trace *t)

@@ -111,7 +111,7 @@ static void down_grad(const float *dy, const struct sq_grads *g, const struct sq
         ops->swiglu(sq_f32(t->mul), t->gate, t->up, S * F);
         ops->rowquant_grad(t->dmul, NULL, NULL, t->dmul, t->mul, &r->act, NULL, NULL, S, F);
     }
-    ops->swiglu_grad(sq_f32(t->gate), sq_f32(t->up), t->dmul, t->gate, t->up, S * F);
+    ops->swiglu_grad(sq_f32(t->gate), sq_f32(t->up), sq_f32(NULL), t->dmul, t->gate, t->up, S * F);
 }
 
 void sq_moe_backward(float *dmid, const struct sq_grads *g, const struct sq_block *b, const struct sq_run *r, int64_t n,

@@ -66,7 +66,7 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
     }
     const struct part part[] = {
         {&t->in, slots * C},   {&t->mul, slots * F}, {&t->dmul, slots * F},
-        {&t->z, z},            {&t->zq, z},          {&t->dw, weights},
+        {&t->z, z},            {&t->dw, weights},
         {&t->dbias, widest},   {&t->code.zero, n},   {&t->dlogit, n * E},
         {&t->low, mlp * SQ_LOW},
         {&codes, (z + 3) / 4}, {&sum, n},            {&t->code.scale, n},
@@ -74,6 +74,7 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
         {&begin, moe ? 2 * E + 2 : 0}, {&dshare, 2 * slots}, {&t->routing.share, slots},
         {&xo, narrows ? (SQ_MAX(z, slots * SQ_MAX(C, F)) + 1) / 2 : 0},
         {&dyo, narrows ? (SQ_MAX(n * heads, mlp * SQ_MAX(C, 2 * F)) + 1) / 2 : 0},
+        {&t->zq, z}, /* behind dyo, see trace.h */
     };
     at = place(base, at, part, SQ_COUNT(part));
     t->xo = (void *)xo;

@@ -34,7 +34,8 @@ struct sq_trace {
     float *qq, *kq, *vq, *dq, *dk, *dv;    /* rounded q, k, v, and gradients: in the memory of gate and up, before they
                                               are made, and after their use */
     uint16_t *xo, *dyo;                    /* operands of products in bf16: inputs of linears [S, max(C, H*D, F)], gradients
-                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)]; NULL where gemm rounds them */
+                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)], and where nothing is
+                                              rounded on into zq, another [S,C]; NULL where gemm rounds them */
     struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
     float *low;                            /* [S,SQ_LOW] for struct sq_grads' rest */

@@ -256,27 +256,35 @@ static const int64_t norm_grad_shapes[][CHECK_DIMS] = {
     {5, 33, 7, 0}, {130, 20, 0, 2}, {70, 257, 100, 1}, {2, 1000, 3, 0},
 };
 
-/* z: rows tokens heads dim inverse */
+/* z: rows tokens heads dim inverse narrow; f32 in place; y cos sin x, y as f32 */
 static void rope_args(struct check_call *c)
 {
-    const int64_t *z = c->z;
-    check_filled(c, SQ_F32, z[0] * z[2] * z[3], CHECK_FEW);
+    const int64_t *z = c->z, n = z[0] * z[2] * z[3];
+    if (z[5])
+        narrow_out(c, true, n, CHECK_FEW);
+    else
+        check_filled(c, SQ_F32, n, CHECK_FEW);
     check_in(c, SQ_F32, z[1] * (z[3] / 2));
     check_in(c, SQ_F32, z[1] * (z[3] / 2));
+    check_in(c, SQ_F32, n);
+    check_scratch(c, n);
 }
 
 static void rope_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->rope(F(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
+    check_reference()->rope(sq_f32(F(4)), z[5] ? CF(3) : CF(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
+    sq_floats_put(narrow_of(p[0], z[5]), CF(4), z[0] * z[2] * z[3]);
 }
 
 static void rope_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->rope(g, F(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
+    o->rope(g, narrow_of(p[0], z[5]), z[5] ? CF(3) : CF(0), CF(1), CF(2), z[0], z[1], z[2], z[3], z[4]);
 }
 
 static const int64_t rope_shapes[][CHECK_DIMS] = {
-    {0, 3, 2, 4, 0}, {1, 1, 1, 2, 0}, {6, 3, 2, 6, 1}, {10, 5, 3, 64, 0}, {9, 9, 1, 5, 1}};
+    {0, 3, 2, 4, 0},       {1, 1, 1, 2, 0},    {6, 3, 2, 6, 1},    {10, 5, 3, 64, 0},
+    {10, 5, 3, 64, 0, 1}, {9, 9, 1, 10, 1, 1}, {1, 1, 1, 2, 1, 1},
+};
 
 /* z: n narrow; outputs, inputs, outputs as f32 */
 static void one_in(struct check_call *c, double limit, int outs, int ins)
@@ -305,26 +313,47 @@ static void swiglu_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *co
     o->swiglu(g, narrow_of(p[0], z[1]), CF(1), CF(2), z[0]);
 }
 
+/* y: 0 not wanted, 1 written, 2 in the place of dy, as f32 */
 static void swiglu_grad_args(struct check_call *c)
 {
-    one_in(c, EXP, 2, 3);
+    for (int i = 0; i < 3; i++)
+        if (i == 2 && c->z[2] == 2)
+            check_filled(c, SQ_F32, c->z[0], EXP);
+        else
+            narrow_out(c, c->z[1], c->z[0], EXP);
+    for (int i = 0; i < 3; i++)
+        check_in(c, SQ_F32, c->z[0]);
+    for (int i = 0; i < 3; i++)
+        check_scratch(c, c->z[0]);
+}
+
+static struct sq_floats again_of(void *const *p, const int64_t *z)
+{
+    return z[2] == 0 ? sq_f32(NULL) : narrow_of(p[2], z[1] && z[2] == 1);
 }
 
 static void swiglu_grad_ref(void *const *p, const int64_t *z)
 {
-    check_reference()->swiglu_grad(sq_f32(F(5)), sq_f32(F(6)), CF(2), CF(3), CF(4), z[0]);
-    for (int k = 0; k < 2; k++)
-        sq_floats_put(narrow_of(p[k], z[1]), CF(5 + k), z[0]);
+    const struct sq_floats out[] = {narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), again_of(p, z)};
+    check_reference()->swiglu_grad(sq_f32(F(6)), sq_f32(F(7)), sq_f32(F(8)), z[2] == 2 ? CF(2) : CF(3), CF(4), CF(5),
+                                   z[0]);
+    for (int k = 0; k < 3 && out[k].x; k++)
+        sq_floats_put(out[k], CF(6 + k), z[0]);
 }
 
 static void swiglu_grad_dev(const struct sq_device_ops *o, struct sq_gpu *g, void *const *p, const int64_t *z)
 {
-    o->swiglu_grad(g, narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), CF(2), CF(3), CF(4), z[0]);
+    o->swiglu_grad(g, narrow_of(p[0], z[1]), narrow_of(p[1], z[1]), again_of(p, z), z[2] == 2 ? CF(2) : CF(3), CF(4),
+                   CF(5), z[0]);
 }
 
 static const int64_t counts[][CHECK_DIMS] = {{0}, {1}, {31}, {256}, {257}, {5000}};
 static const int64_t swiglu_shapes[][CHECK_DIMS] = {{0},    {1},    {31},    {256},    {257},    {5000},
                                                     {0, 1}, {1, 1}, {31, 1}, {256, 1}, {257, 1}, {5000, 1}};
+static const int64_t swiglu_grad_shapes[][CHECK_DIMS] = {
+    {0, 0, 0}, {1, 0, 1}, {31, 0, 0}, {256, 0, 2}, {257, 0, 1}, {5000, 0, 2},
+    {0, 1, 1}, {1, 1, 2}, {31, 1, 1}, {256, 1, 0}, {257, 1, 2}, {5000, 1, 1},
+};
 
 /* ---- attention ----
  * Scores are about 1, their errors those of sums of D products, then as with EXP; test_attention.c has the reasons for
@@ -622,13 +651,13 @@ static const struct check_op ops[] = {
      {6144, 4096, 0, 1},
      NULL},
     {"rope",
-     "rows tokens heads dim inverse",
+     "rows tokens heads dim inverse narrow",
      rope_args,
      NULL,
      rope_ref,
      rope_dev,
      SHAPES(rope_shapes),
-     {6144, 2048, 32, 128, 0},
+     {6144, 2048, 32, 128, 1, 1},
      NULL},
     {"swiglu",
      "n narrow",
@@ -640,13 +669,13 @@ static const struct check_op ops[] = {
      {2048 * 11008, 1},
      NULL},
     {"swiglu_grad",
-     "n narrow",
+     "n narrow y",
      swiglu_grad_args,
      NULL,
      swiglu_grad_ref,
      swiglu_grad_dev,
-     SHAPES(swiglu_shapes),
-     {2048 * 11008, 1},
+     SHAPES(swiglu_grad_shapes),
+     {2048 * 11008, 1, 1},
      NULL},
     {"attention",
      "B T H KV D bias bf16",

@@ -220,10 +220,10 @@ static void rmsnorm_grad(float *dx, int64_t lddx, bool add, float *dgain, const 
         op->rmsnorm_grad(gpu, dx, lddx, add, dgain, dy, lddy, x, ldx, rrms, gain, rows, n);
 }
 
-static void rope(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads, int64_t dim,
-                 bool inverse)
+static void rope(struct sq_floats y, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse)
 {
-    op->rope(gpu, x, cos, sin, rows, tokens, heads, dim, inverse);
+    op->rope(gpu, y, x, cos, sin, rows, tokens, heads, dim, inverse);
 }
 
 static void swiglu(struct sq_floats y, const float *gate, const float *up, int64_t n)
@@ -231,10 +231,10 @@ static void swiglu(struct sq_floats y, const float *gate, const float *up, int64
     op->swiglu(gpu, y, gate, up, n);
 }
 
-static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
-                        const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, struct sq_floats y, const float *dy,
+                        const float *gate, const float *up, int64_t n)
 {
-    op->swiglu_grad(gpu, dgate, dup, dy, gate, up, n);
+    op->swiglu_grad(gpu, dgate, dup, y, dy, gate, up, n);
 }
 
 static void attention(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,

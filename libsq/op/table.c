@@ -17,15 +17,21 @@ static void rmsnorm(struct sq_floats y, int64_t ldy, float *rrms, const float *x
     sq_rmsnorm_ref(sq_f32_of(y), ldy, rrms, x, ldx, gain, eps, rows, n);
 }
 
+static void rope(struct sq_floats y, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse)
+{
+    sq_rope_ref(sq_f32_of(y), x, cos, sin, rows, tokens, heads, dim, inverse);
+}
+
 static void swiglu(struct sq_floats y, const float *gate, const float *up, int64_t n)
 {
     sq_swiglu_ref(sq_f32_of(y), gate, up, n);
 }
 
-static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
-                        const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats dgate, struct sq_floats dup, struct sq_floats y, const float *dy,
+                        const float *gate, const float *up, int64_t n)
 {
-    sq_swiglu_grad_ref(sq_f32_of(dgate), sq_f32_of(dup), dy, gate, up, n);
+    sq_swiglu_grad_ref(sq_f32_of(dgate), sq_f32_of(dup), sq_f32_of(y), dy, gate, up, n);
 }
 
 static void rowquant(struct sq_floats y, const float *z, const struct sq_rowq *p, const float *u, const float *l,
@@ -63,7 +69,7 @@ static const struct sq_ops reference = {
     .gemm_codes = sq_gemm_codes_ref,
     .rmsnorm = rmsnorm,
     .rmsnorm_grad = sq_rmsnorm_grad_ref,
-    .rope = sq_rope_ref,
+    .rope = rope,
     .swiglu = swiglu,
     .swiglu_grad = swiglu_grad,
     .attention = sq_attention_ref,

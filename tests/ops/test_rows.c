@@ -91,7 +91,12 @@ static void rmsnorm_gradient(void **state)
 
 static void run_rope(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->rope(b[0].cur, b[1].cur, b[2].cur, z[0] * z[1], z[1], z[2], z[3], z[4]);
+    ops->rope(sq_f32(b[0].cur), b[3].cur, b[1].cur, b[2].cur, z[0] * z[1], z[1], z[2], z[3], z[4]);
+}
+
+static void run_rope_in_place(const struct sq_ops *ops, struct buf *b, const int64_t *z)
+{
+    ops->rope(sq_f32(b[0].cur), b[0].cur, b[1].cur, b[2].cur, z[0] * z[1], z[1], z[2], z[3], z[4]);
 }
 
 static void rope(void **state)
@@ -100,18 +105,20 @@ static void rope(void **state)
     const int64_t sizes[][4] = {{0, 1, 1, 2}, {1, 1, 1, 2}, {2, 5, 3, 14}, {3, 7, 2, 64}, {2, 150, 4, 36}};
     for (int64_t s = 0; s < SQ_COUNT(sizes); s++)
         for (int inverse = 0; inverse < 2; inverse++) {
+            const bool here = (s + inverse) % 2;
             const int64_t z[] = {sizes[s][0], sizes[s][1], sizes[s][2], sizes[s][3], inverse};
-            struct buf b[3];
+            struct buf b[4];
             buf_new(&b[0], z[0] * z[1] * z[2] * z[3], FEW);
             buf_new(&b[1], z[1] * z[3] / 2, 0);
             buf_new(&b[2], z[1] * z[3] / 2, 0);
-            buf_normal(&b[0]);
+            buf_new(&b[3], b[0].n, 0);
+            buf_normal(&b[here ? 0 : 3]);
             for (int64_t i = 0; i < b[1].n; i++) {
                 const double angle = 7 * sq_rng_uniform(&check_rng);
                 b[1].init[i] = (float)cos(angle);
                 b[2].init[i] = (float)sin(angle);
             }
-            check_op("rope", b, 3, run_rope, z);
+            check_op(here ? "rope in place" : "rope", b, 4, here ? run_rope_in_place : run_rope, z);
         }
 }
 
@@ -135,12 +142,17 @@ static void run_swiglu(const struct sq_ops *ops, struct buf *b, const int64_t *z
 
 static void run_swiglu_grad(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->swiglu_grad(sq_f32(b[0].cur), sq_f32(b[1].cur), b[2].cur, b[3].cur, b[4].cur, z[0]);
+    ops->swiglu_grad(sq_f32(b[0].cur), sq_f32(b[1].cur), sq_f32(NULL), b[2].cur, b[3].cur, b[4].cur, z[0]);
 }
 
 static void run_swiglu_grad_in_place(const struct sq_ops *ops, struct buf *b, const int64_t *z)
 {
-    ops->swiglu_grad(sq_f32(b[0].cur), sq_f32(b[1].cur), b[2].cur, b[0].cur, b[1].cur, z[0]);
+    float *keep = malloc((size_t)z[0] * sizeof *keep + 1);
+    ops->swiglu(sq_f32(keep), b[0].cur, b[1].cur, z[0]);
+    ops->swiglu_grad(sq_f32(b[0].cur), sq_f32(b[1].cur), sq_f32(b[2].cur), b[2].cur, b[0].cur, b[1].cur, z[0]);
+    if (!same_bits(keep, b[2].cur, z[0]))
+        fail_msg("swiglu_grad on %.63s: y is not swiglu's", ops->isa);
+    free(keep);
 }
 
 static void swiglu(void **state)
@@ -161,7 +173,7 @@ static void swiglu(void **state)
         buf_normal(&b[4]);
         check_op("swiglu_grad", b, 5, run_swiglu_grad, z);
         for (int i = 0; i < 3; i++)
-            buf_new(&b[i], z[0], i < 2 ? EXP : 0);
+            buf_new(&b[i], z[0], EXP);
         gates(&b[0]);
         buf_normal(&b[1]);
         buf_normal(&b[2]);

@@ -149,11 +149,11 @@ def check_bias(c):
 
 def check_rope(c):
     rows, tokens, heads, dim = 4, 2, 3, 6
-    for inverse in (False, True):
-        a = {"x": floats(wave(rows * heads * dim, 1)), "c": floats(wave(tokens * dim // 2, 2)), "s": floats(wave(tokens * dim // 2, 3))}
+    for inverse, y in zip((False, True), outputs(rows * heads * dim)):
+        a = {"y": y, "x": floats(wave(rows * heads * dim, 1)), "c": floats(wave(tokens * dim // 2, 2)), "s": floats(wave(tokens * dim // 2, 3))}
         c.run("elem", "rope_pairs", 1, 256, a,
-              ["x", "c", "s", ("q", rows * heads * dim // 2), ("q", tokens), ("q", heads), ("q", dim), ("?", inverse)],
-              lambda a: c.emu.run("rope", a["x"], a["c"], a["s"], I64(rows), I64(tokens), I64(heads), I64(dim), ctypes.c_bool(inverse)))
+              [to_struct("y", y), "x", "c", "s", ("q", rows * heads * dim // 2), ("q", tokens), ("q", heads), ("q", dim), ("?", inverse)],
+              lambda a: c.emu.run("rope", To(a["y"]), a["x"], a["c"], a["s"], I64(rows), I64(tokens), I64(heads), I64(dim), ctypes.c_bool(inverse)))
 
 
 def check_swiglu(c):

@@ -55,11 +55,11 @@ struct sq_device_ops {
     void (*rmsnorm_grad)(struct sq_gpu *g, float *dx, int64_t lddx, bool add, float *dgain, const float *dy,
                          int64_t lddy, const float *x, int64_t ldx, const float *rrms, const float *gain, int64_t rows,
                          int64_t n);
-    void (*rope)(struct sq_gpu *g, float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
-                 int64_t heads, int64_t dim, bool inverse);
+    void (*rope)(struct sq_gpu *g, struct sq_floats y, const float *x, const float *cos, const float *sin, int64_t rows,
+                 int64_t tokens, int64_t heads, int64_t dim, bool inverse);
     void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
-    void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
-                        const float *gate, const float *up, int64_t n);
+    void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, struct sq_floats y,
+                        const float *dy, const float *gate, const float *up, int64_t n);
     /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on) and D is at most 128, operands are
      * rounded first, to two numbers of bf16, 16 bits, those of dout v' and dv to one. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,

@@ -131,15 +131,16 @@ struct sq_ops {
     void (*rmsnorm_grad)(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy, const float *x,
                          int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
 
-    /* In place on x [B*T, heads*D]; position of row i is i % T; channel c pairs with c + D/2.
+    /* y, x [B*T, heads*D], D even, y.x == x allowed, as f32; position of row i is i % T; channel c pairs with c + D/2.
      * cos, sin [T, D/2]. inverse: the transposed rotation, which is the gradient. */
-    void (*rope)(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
-                 int64_t dim, bool inverse);
+    void (*rope)(struct sq_floats y, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse);
 
-    /* y = silu(gate) * up, and its gradient (dgate, dup of one type, overwritten; as f32 they may alias gate, up) */
+    /* y = silu(gate) * up, and its gradient (dgate, dup of one type, overwritten; as f32 they may alias gate, up) with
+     * swiglu's y, bit by bit, unless y.x is NULL (as f32 it may be dy) */
     void (*swiglu)(struct sq_floats y, const float *gate, const float *up, int64_t n);
-    void (*swiglu_grad)(struct sq_floats dgate, struct sq_floats dup, const float *dy, const float *gate,
-                        const float *up, int64_t n);
+    void (*swiglu_grad)(struct sq_floats dgate, struct sq_floats dup, struct sq_floats y, const float *dy,
+                        const float *gate, const float *up, int64_t n);
 
     /* Causal attention of B samples of T tokens: q, out [B*T, H*D], k, v [B*T, KV*D]; query head h reads kv
      * head h / (H/KV); scores scaled by D^-1/2. lse [B, H, T] = log-sum-exp of each row of scores, kept for the

@@ -42,10 +42,11 @@ struct sq_vec {
     void (*column_sums)(float *out, const float *dy, int64_t lddy, const float *x, int64_t ldx, const float *r,
                         int64_t rows, int64_t n);
     /* rows first ... first + rows - 1 of x */
-    void (*rope)(float *x, const float *cos, const float *sin, int64_t first, int64_t rows, int64_t tokens,
-                 int64_t heads, int64_t dim, bool inverse);
+    void (*rope)(float *y, const float *x, const float *cos, const float *sin, int64_t first, int64_t rows,
+                 int64_t tokens, int64_t heads, int64_t dim, bool inverse);
     void (*swiglu)(float *y, const float *gate, const float *up, int64_t n);
-    void (*swiglu_grad)(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n);
+    void (*swiglu_grad)(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
+                        int64_t n);
     void (*add)(float *y, const float *x, int64_t n);
     void (*adamw)(float *x, float *m, float *v, const float *g, int64_t n, double root2, double rate);
     double (*nll)(const float *logits, int64_t target, int64_t vocab);

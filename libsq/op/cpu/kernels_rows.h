@@ -60,21 +60,22 @@ static void column_sums(float *out, const float *dy, int64_t lddy, const float *
         out[i] = (float)((double)out[i] + acc[i / HALF][i % HALF]);
 }
 
-static void rope(float *x, const float *cos, const float *sin, int64_t first, int64_t rows, int64_t tokens,
-                 int64_t heads, int64_t dim, bool inverse)
+static void rope(float *y, const float *x, const float *cos, const float *sin, int64_t first, int64_t rows,
+                 int64_t tokens, int64_t heads, int64_t dim, bool inverse)
 {
     const int64_t half = dim / 2;
     for (int64_t t = first; t < first + rows; t++)
         for (int64_t h = 0; h < heads; h++) {
-            float *a = x + (t * heads + h) * dim, *b = a + half;
+            const float *a = x + (t * heads + h) * dim, *b = a + half;
+            float *to = y + (t * heads + h) * dim;
             const float *ct = cos + t % tokens * half, *st = sin + t % tokens * half;
 #define TURN(i, c)                                                        \
     do {                                                                  \
         const vf co_ = get(ct + (i), c), si_ = get(st + (i), c);         \
         const vf s_ = inverse ? -si_ : si_;                              \
         const vf u_ = get(a + (i), c), w_ = get(b + (i), c);             \
-        put(a + (i), vfma(u_, co_, -w_ * s_), c);                         \
-        put(b + (i), vfma(w_, co_, u_ * s_), c);                          \
+        put(to + (i), vfma(u_, co_, -w_ * s_), c);                        \
+        put(to + half + (i), vfma(w_, co_, u_ * s_), c);                  \
     } while (0)
             EACH(half, TURN);
         }
@@ -95,7 +96,8 @@ static void swiglu(float *y, const float *gate, const float *up, int64_t n)
     EACH(n, SWIGLU);
 }
 
-static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+static void swiglu_grad(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
+                        int64_t n)
 {
 #define SWIGLU_GRAD(i, c)                                                             \
     do {                                                                              \
@@ -103,6 +105,8 @@ static void swiglu_grad(float *dgate, float *dup, const float *dy, const float *
         const vf s_ = sigmoid(g_), y_ = g_ * s_;                                     \
         put(dgate + (i), d_ * u_ * vfma(y_, vset(1) - s_, s_), c);                    \
         put(dup + (i), d_ * y_, c);                                                   \
+        if (y)                                                                        \
+            put(y + (i), y_ * u_, c);                                                 \
     } while (0)
     EACH(n, SWIGLU_GRAD);
 }

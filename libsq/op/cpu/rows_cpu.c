@@ -41,11 +41,12 @@ static void rmsnorm_grad(float *dx, int64_t lddx, bool add, float *dgain, const 
            sq_vec->rmsnorm_dx(dx + i * lddx, lddx, add, dy + i * lddy, lddy, x + i * ldx, ldx, rrms + i, gain, c, n));
 }
 
-static void rope(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads, int64_t dim,
-                 bool inverse)
+static void rope(struct sq_floats out, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse)
 {
+    float *y = sq_f32_of(out);
     PIECES(rows, rows_of_piece(heads * dim), rows * heads * dim,
-           sq_vec->rope(x, cos, sin, i, c, tokens, heads, dim, inverse));
+           sq_vec->rope(y, x, cos, sin, i, c, tokens, heads, dim, inverse));
 }
 
 static void swiglu(struct sq_floats out, const float *gate, const float *up, int64_t n)
@@ -54,11 +55,12 @@ static void swiglu(struct sq_floats out, const float *gate, const float *up, int
     PIECES(n, PIECE, n, sq_vec->swiglu(y + i, gate + i, up + i, c));
 }
 
-static void swiglu_grad(struct sq_floats to_gate, struct sq_floats to_up, const float *dy, const float *gate,
-                        const float *up, int64_t n)
+static void swiglu_grad(struct sq_floats to_gate, struct sq_floats to_up, struct sq_floats out, const float *dy,
+                        const float *gate, const float *up, int64_t n)
 {
-    float *dgate = sq_f32_of(to_gate), *dup = sq_f32_of(to_up);
-    PIECES(n, PIECE, n, sq_vec->swiglu_grad(dgate + i, dup + i, dy + i, gate + i, up + i, c));
+    float *dgate = sq_f32_of(to_gate), *dup = sq_f32_of(to_up), *y = sq_f32_of(out);
+    PIECES(n, PIECE, n,
+           sq_vec->swiglu_grad(dgate + i, dup + i, y ? y + i : NULL, dy + i, gate + i, up + i, c));
 }
 
 static void add(float *y, const float *x, int64_t n)

@@ -3,19 +3,19 @@
  * AdamW and the loss compute in double: on cards with little of it they are still bound by memory or small. */
 #include "gpu.h"
 
-/* channel j of a head pairs with j + D/2; a thread a pair: 16 bytes read, 8 of them from the caches, 8 written */
+/* channel j of a head pairs with j + D/2; a thread a pair: 16 bytes read, 8 of them from the caches, 8 or 4 written */
 static __global__ void __launch_bounds__(GPU_BLOCK)
-    rope_pairs(float *x, const float *cos, const float *sin, int64_t pairs, int64_t tokens, int64_t heads, int64_t dim,
-               bool inverse)
+    rope_pairs(gpu_floats y, const float *x, const float *cos, const float *sin, int64_t pairs, int64_t tokens,
+               int64_t heads, int64_t dim, bool inverse)
 {
     const int64_t half = dim / 2;
     GPU_LOOP (k, pairs) {
         const int64_t j = k % half, row = k / half / heads, turn = row % tokens * half + j;
         const float c = cos[turn], s = inverse ? -sin[turn] : sin[turn];
-        float *a = x + k / half * dim + j, *b = a + half;
-        const float u = *a, w = *b;
-        *a = fmaf(u, c, -w * s);
-        *b = fmaf(w, c, u * s);
+        const int64_t a = k / half * dim + j, b = a + half;
+        const float u = x[a], w = x[b];
+        y.set(a, fmaf(u, c, -w * s));
+        y.set(b, fmaf(w, c, u * s));
     }
 }
 
@@ -33,13 +33,15 @@ static __global__ void __launch_bounds__(GPU_BLOCK)
 
 /* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
 static __global__ void __launch_bounds__(GPU_BLOCK)
-    swiglu_grad_elements(gpu_floats dgate, gpu_floats dup, const float *dy, const float *gate, const float *up,
-                         int64_t n)
+    swiglu_grad_elements(gpu_floats dgate, gpu_floats dup, gpu_floats y, const float *dy, const float *gate,
+                         const float *up, int64_t n)
 {
     GPU_LOOP (i, n) {
         const float a = gate[i], u = up[i], d = dy[i], s = sigmoid(a);
         dgate.set(i, d * u * (s + a * s * (1 - s)));
         dup.set(i, d * a * s);
+        if (y.x)
+            y.set(i, a * s * u);
     }
 }
 
@@ -144,12 +146,13 @@ struct into_doubles {
     }
 };
 
-void sq_rope_cuda(struct sq_gpu *g, float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
-                  int64_t heads, int64_t dim, bool inverse)
+void sq_rope_cuda(struct sq_gpu *g, struct sq_floats y, const float *x, const float *cos, const float *sin,
+                  int64_t rows, int64_t tokens, int64_t heads, int64_t dim, bool inverse)
 {
     const int64_t half = dim / 2, pairs = rows * heads * half;
+    const gpu_floats to = gpu_floats_of(y);
     if (pairs > 0)
-        GPU_LAUNCH(g, rope_pairs, gpu_blocks(pairs), GPU_BLOCK, x, cos, sin, pairs, tokens, heads, dim, inverse);
+        GPU_LAUNCH(g, rope_pairs, gpu_blocks(pairs), GPU_BLOCK, to, x, cos, sin, pairs, tokens, heads, dim, inverse);
 }
 
 void sq_swiglu_cuda(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n)
@@ -159,12 +162,12 @@ void sq_swiglu_cuda(struct sq_gpu *g, struct sq_floats y, const float *gate, con
         GPU_LAUNCH(g, swiglu_elements, gpu_blocks(n), GPU_BLOCK, to, gate, up, n);
 }
 
-void sq_swiglu_grad_cuda(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, const float *dy,
-                         const float *gate, const float *up, int64_t n)
+void sq_swiglu_grad_cuda(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, struct sq_floats y,
+                         const float *dy, const float *gate, const float *up, int64_t n)
 {
-    const gpu_floats to_gate = gpu_floats_of(dgate), to_up = gpu_floats_of(dup);
+    const gpu_floats to_gate = gpu_floats_of(dgate), to_up = gpu_floats_of(dup), again = gpu_floats_of(y);
     if (n > 0)
-        GPU_LAUNCH(g, swiglu_grad_elements, gpu_blocks(n), GPU_BLOCK, to_gate, to_up, dy, gate, up, n);
+        GPU_LAUNCH(g, swiglu_grad_elements, gpu_blocks(n), GPU_BLOCK, to_gate, to_up, again, dy, gate, up, n);
 }
 
 void sq_add_cuda(struct sq_gpu *g, float *y, const float *x, int64_t n)

@@ -3,18 +3,18 @@
 
 #include <math.h>
 
-void sq_rope_ref(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
-                 int64_t dim, bool inverse)
+void sq_rope_ref(float *y, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse)
 {
     const int64_t half = dim / 2;
     for (int64_t i = 0; i < rows; i++)
         for (int64_t h = 0; h < heads; h++)
             for (int64_t j = 0; j < half; j++) {
                 const double c = (double)cos[i % tokens * half + j], s = (double)sin[i % tokens * half + j];
-                float *a = &x[(i * heads + h) * dim + j], *b = a + half;
-                const double u = (double)*a, w = (double)*b, turn = inverse ? -s : s;
-                *a = (float)(u * c - w * turn);
-                *b = (float)(w * c + u * turn);
+                const int64_t a = (i * heads + h) * dim + j, b = a + half;
+                const double u = (double)x[a], w = (double)x[b], turn = inverse ? -s : s;
+                y[a] = (float)(u * c - w * turn);
+                y[b] = (float)(w * c + u * turn);
             }
 }
 
@@ -30,12 +30,15 @@ void sq_swiglu_ref(float *y, const float *gate, const float *up, int64_t n)
 }
 
 /* silu'(g) = s + g s (1 - s), s = sigmoid(g) */
-void sq_swiglu_grad_ref(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n)
+void sq_swiglu_grad_ref(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
+                        int64_t n)
 {
     for (int64_t i = 0; i < n; i++) {
         const double g = (double)gate[i], u = (double)up[i], d = (double)dy[i], s = sigmoid(g);
         dgate[i] = (float)(d * u * (s + g * s * (1 - s)));
         dup[i] = (float)(d * g * s);
+        if (y)
+            y[i] = (float)(g * s * u);
     }
 }
 

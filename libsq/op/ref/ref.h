@@ -15,10 +15,11 @@ void sq_rmsnorm_ref(float *y, int64_t ldy, float *rrms, const float *x, int64_t 
                     int64_t rows, int64_t n);
 void sq_rmsnorm_grad_ref(float *dx, int64_t lddx, bool add, float *dgain, const float *dy, int64_t lddy,
                          const float *x, int64_t ldx, const float *rrms, const float *gain, int64_t rows, int64_t n);
-void sq_rope_ref(float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens, int64_t heads,
-                 int64_t dim, bool inverse);
+void sq_rope_ref(float *y, const float *x, const float *cos, const float *sin, int64_t rows, int64_t tokens,
+                 int64_t heads, int64_t dim, bool inverse);
 void sq_swiglu_ref(float *y, const float *gate, const float *up, int64_t n);
-void sq_swiglu_grad_ref(float *dgate, float *dup, const float *dy, const float *gate, const float *up, int64_t n);
+void sq_swiglu_grad_ref(float *dgate, float *dup, float *y, const float *dy, const float *gate, const float *up,
+                        int64_t n);
 void sq_attention_ref(float *out, float *lse, const float *q, const float *k, const float *v, int64_t batch,
                       int64_t tokens, int64_t heads, int64_t kv, int64_t dim);
 void sq_attention_grad_ref(float *dq, float *dk, float *dv, const float *dout, const float *out, const float *lse,
