@@ -10,9 +10,10 @@
  * time (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
 #include "rowquant_warp.h"
 
-enum { USUAL = 4 }; /* the rank that has instances of its own, B's row in registers; 0: any */
+/* The rank that has instances of its own, a row of B in registers, a lane with so many neighbours at once; 0: any. */
+enum { USUAL = 4, NEIGHBOURS = 4 };
 
-/* Row i of W~; its element (i, j) is row(i)(j). */
+/* Row i of W~; its elements from (i, j) on are row(i)(j). */
 struct folded_rows {
     gpu_floats w;
     const float *c, *r, *a, *b;
@@ -20,6 +21,7 @@ struct folded_rows {
 };
 
 template <int RANK> struct folded_row {
+    enum { EACH = RANK ? NEIGHBOURS : 1 };
     folded_rows z;
     int64_t at;
     float r, b[RANK ? RANK : 1];
@@ -31,24 +33,28 @@ template <int RANK> struct folded_row {
         z.b += i * z.rank;
     }
 
-    __device__ float operator()(int64_t j) const
+    __device__ gpu_few<EACH> operator()(int64_t j) const
     {
-        float f = z.w.at(at + j), sum = 0;
-        if (z.c)
-            f *= z.c[j];
-        f *= r;
-        if constexpr (RANK > 0) {
-            sum = b[0] * z.a[j];
-            for (int t = 1; t < RANK; t++)
-                sum += b[t] * z.a[t * z.cols + j];
-            return f + sum / (float)RANK;
+        const int64_t rank = RANK ? RANK : z.rank;
+        gpu_few<EACH> f = z.w.few<EACH>(at + j), sum = {};
+        if (z.c) {
+            const gpu_few<EACH> c = gpu_few_at<EACH>(z.c + j);
+            for (int k = 0; k < EACH; k++)
+                f.v[k] *= c.v[k];
         }
-        if (z.rank == 0)
+        for (int k = 0; k < EACH; k++)
+            f.v[k] *= r;
+        if (rank == 0)
             return f;
-        sum = z.b[0] * z.a[j];
-        for (int64_t t = 1; t < z.rank; t++)
-            sum += z.b[t] * z.a[t * z.cols + j];
-        return f + sum / (float)z.rank;
+        for (int64_t t = 0; t < rank; t++) {
+            const gpu_few<EACH> a = gpu_few_at<EACH>(z.a + t * z.cols + j);
+            const float bt = RANK ? b[t] : z.b[t];
+            for (int k = 0; k < EACH; k++)
+                sum.v[k] = t == 0 ? bt * a.v[k] : sum.v[k] + bt * a.v[k];
+        }
+        for (int k = 0; k < EACH; k++)
+            f.v[k] += sum.v[k] / (float)rank;
+        return f;
     }
 };
 
@@ -68,9 +74,9 @@ static folded_rows folded_of(const struct sq_fold_args *a)
 struct into_floats {
     gpu_floats y;
     int64_t cols;
-    __device__ void operator()(int64_t row, int64_t j, float v) const
+    template <int N> __device__ void operator()(int64_t row, int64_t j, const gpu_few<N> &v) const
     {
-        y.set(row * cols + j, v);
+        y.put(row * cols + j, v);
     }
 };
 
@@ -85,9 +91,10 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
             ends[i] = e;
         int32_t sum = 0;
         const auto keep = [&](int64_t row, int64_t j, float whole) {
-            if (code.q)
+            if (code.q) {
                 code.q[row * code.ld + j] = (uint8_t)whole;
-            sum += (int32_t)whole;
+                sum += (int32_t)whole;
+            }
         };
         const rq_grid g = warp_round(r, i, from, e, into_floats{to, r.cols}, keep);
         sum = warp_sum(sum);
@@ -118,13 +125,21 @@ template <int RANK> struct row_sums {
         return RANK == RANKS || t < ranks;
     }
 
-    __device__ void add(int64_t i, int64_t j, float d)
+    /* gradients of N columns, neighbours */
+    template <int N> __device__ void add(int64_t i, int64_t j, const gpu_few<N> &d)
     {
-        for (int t = 0; t < RANKS; t++)
-            if (has(t))
-                sum[t] = fmaf(d, z.a[(first + t) * z.cols + j], sum[t]);
-        if (scales)
-            scaled = fmaf(d * z.w.at(i * z.cols + j), z.c ? z.c[j] : 1.0f, scaled);
+        for (int t = 0; t < RANKS; t++) {
+            if (!has(t))
+                break;
+            const gpu_few<N> a = gpu_few_at<N>(z.a + (first + t) * z.cols + j);
+            for (int k = 0; k < N; k++)
+                sum[t] = fmaf(d.v[k], a.v[k], sum[t]);
+        }
+        if (!scales)
+            return;
+        const gpu_few<N> w = z.w.few<N>(i * z.cols + j);
+        for (int k = 0; k < N; k++)
+            scaled = fmaf(d.v[k] * w.v[k], z.c ? z.c[j + k] : 1.0f, scaled);
     }
 
     __device__ void put(float *db, float *dr, int64_t i) const
@@ -148,7 +163,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
 {
     GPU_ROW_LOOP (i, r.rows) {
         row_sums<RANK> own(z, 0, dr != nullptr);
-        const auto sum = [&](int64_t j, float d) { own.add(i, j, d); };
+        const auto sum = [&](int64_t j, const auto &d) { own.add(i, j, d); };
         for (int64_t k = i * r.groups; k < (i + 1) * r.groups; k++)
             warp_unround(r, k, folded_source<RANK>{z}, r.p.bits < 16 ? ends[k] : warp_ends{}, dw, du, dl, dw, sum);
         own.put(db, dr, i);
@@ -156,7 +171,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
             row_sums<0> more(z, first, false);
             __syncwarp(); /* a group's columns have other lanes than the row's */
             GPU_LANE_LOOP (j, z.cols)
-                more.add(i, j, dw[i * z.cols + j]);
+                more.add(i, j, gpu_few<1>{{dw[i * z.cols + j]}});
             more.put(db, nullptr, i);
         }
     }
@@ -197,6 +212,17 @@ static warp_ends *ends_of(const struct sq_fold_args *a)
     return reinterpret_cast<warp_ends *>(a->ends);
 }
 
+/* Is it of the usual rank, and can a lane have neighbours, and all lanes some? */
+static bool is_usual(const struct sq_fold_args *a, const void *to)
+{
+    const int64_t width = a->q.group ? a->q.group : a->cols;
+    const void *const array[] = {a->w, a->c, a->a, to};
+    for (const void *x : array)
+        if ((uintptr_t)x % sizeof(gpu_few<NEIGHBOURS>) != 0)
+            return false;
+    return a->rank == USUAL && a->cols % NEIGHBOURS == 0 && width % NEIGHBOURS == 0 && width >= NEIGHBOURS * (int)GPU_LANES;
+}
+
 static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a)
 {
     if (a->code && (a->q.group || a->q.bits > 8))
@@ -219,7 +245,7 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
         code = *a->code;
     }
     const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
-    if (a->rank == USUAL)
+    if (is_usual(a, a->to))
         GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
     else
         GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
@@ -235,7 +261,7 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
     if (fold_refused(g, a))
         return;
     const unsigned blocks = gpu_row_blocks(a->rows);
-    if (a->rank == USUAL)
+    if (is_usual(a, dw))
         GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, db, dr, z, r, ends_of(a));
     else
         GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, db, dr, z, r, ends_of(a));

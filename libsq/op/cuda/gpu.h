@@ -13,6 +13,7 @@
 #include "sq/device.h"
 
 #ifdef __CUDACC__
+#include <cuda_bf16.h>
 #include <cuda_runtime.h>
 typedef cudaStream_t gpu_stream;
 #else
@@ -180,10 +181,27 @@ static __device__ inline float gpu_widen(uint16_t h)
 /* to nearest even; a NaN stays one */
 static __device__ inline uint16_t gpu_narrow(float x)
 {
+#if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 800
+    return __bfloat16_as_ushort(__float2bfloat16_rn(x)); /* an instruction there */
+#endif
     const uint32_t u = __float_as_uint(x);
     if ((u & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+}
+
+/* N neighbours, of which the first lies at a multiple of their size, as one piece. */
+template <int N> struct alignas(N * sizeof(float)) gpu_few {
+    float v[N];
+};
+
+template <int N> struct alignas(N * sizeof(uint16_t)) gpu_few_narrow {
+    uint16_t v[N];
+};
+
+template <int N> static __device__ inline gpu_few<N> gpu_few_at(const float *x)
+{
+    return *reinterpret_cast<const gpu_few<N> *>(x);
 }
 
 /* An array of f32 or bf16. */
@@ -191,16 +209,35 @@ struct gpu_floats {
     void *x;
     bool narrow;
 
+    template <int N> __device__ gpu_few<N> few(int64_t i) const
+    {
+        gpu_few<N> f;
+        if (!narrow)
+            return gpu_few_at<N>(static_cast<const float *>(x) + i);
+        const auto h = *reinterpret_cast<const gpu_few_narrow<N> *>(static_cast<const uint16_t *>(x) + i);
+        for (int k = 0; k < N; k++)
+            f.v[k] = gpu_widen(h.v[k]);
+        return f;
+    }
+    template <int N> __device__ void put(int64_t i, const gpu_few<N> &f) const
+    {
+        gpu_few_narrow<N> h;
+        if (!narrow) {
+            *reinterpret_cast<gpu_few<N> *>(static_cast<float *>(x) + i) = f;
+            return;
+        }
+        for (int k = 0; k < N; k++)
+            h.v[k] = gpu_narrow(f.v[k]);
+        *reinterpret_cast<gpu_few_narrow<N> *>(static_cast<uint16_t *>(x) + i) = h;
+    }
+
     __device__ float at(int64_t i) const
     {
-        return narrow ? gpu_widen(static_cast<const uint16_t *>(x)[i]) : static_cast<const float *>(x)[i];
+        return few<1>(i).v[0];
     }
     __device__ void set(int64_t i, float v) const
     {
-        if (narrow)
-            static_cast<uint16_t *>(x)[i] = gpu_narrow(v);
-        else
-            static_cast<float *>(x)[i] = v;
+        put(i, gpu_few<1>{{v}});
     }
 };
 

@@ -14,10 +14,11 @@
 static_assert((int)RQ_ROUND <= (int)GPU_ROW_BLOCK, "a round has a thread for every pair");
 
 struct plain_row {
+    enum { EACH = 1 };
     const float *z;
-    __device__ float operator()(int64_t j) const
+    __device__ gpu_few<1> operator()(int64_t j) const
     {
-        return z[j];
+        return {{z[j]}};
     }
 };
 
@@ -31,11 +32,12 @@ struct plain_rows {
 };
 
 struct floats_row {
+    enum { EACH = 1 };
     gpu_floats z;
     int64_t at;
-    __device__ float operator()(int64_t j) const
+    __device__ gpu_few<1> operator()(int64_t j) const
     {
-        return z.at(at + j);
+        return z.few<1>(at + j);
     }
 };
 
@@ -51,14 +53,14 @@ struct floats_rows {
 struct into_rows {
     gpu_floats y;
     int64_t cols;
-    __device__ void operator()(int64_t row, int64_t j, float v) const
+    __device__ void operator()(int64_t row, int64_t j, gpu_few<1> v) const
     {
-        y.set(row * cols + j, v);
+        y.put(row * cols + j, v);
     }
 };
 
 struct nowhere {
-    __device__ void operator()(int64_t, int64_t, float) const
+    template <class V> __device__ void operator()(int64_t, int64_t, const V &) const
     {
     }
 };
@@ -75,7 +77,7 @@ static __global__ void __launch_bounds__(GPU_ROW_BLOCK)
 {
     const plain_rows from = {z, r.cols};
     GPU_ROW_LOOP (i, r.rows * r.groups)
-        warp_unround(r, i, from, warp_ends_of(r, i, from), dz, du, dl, dy, [](int64_t, float) {});
+        warp_unround(r, i, from, warp_ends_of(r, i, from), dz, du, dl, dy, [](int64_t, gpu_few<1>) {});
 }
 
 static __global__ void __launch_bounds__(GPU_ROW_BLOCK)

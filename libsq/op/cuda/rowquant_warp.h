@@ -3,8 +3,8 @@
  *
  * The formula is that of docs/method.md 1, in the reference's order of operations (op/rowquant_group.h), so codes and
  * rounded values have its bits: extremes do not depend on an order, the rest is per element. A source has rows, a row
- * gives the value of a column, a sink takes (row, column, value). Values are made twice (extremes, rounding): the second
- * time they come from the caches. */
+ * gives the values of EACH columns, neighbours, a sink takes (row, column, values). Values are made twice (extremes,
+ * rounding): the second time they come from the caches. */
 #ifndef SQ_ROWQUANT_WARP_H
 #define SQ_ROWQUANT_WARP_H
 
@@ -39,6 +39,11 @@ static __device__ inline warp_group warp_group_of(const warp_rows &r, int64_t i)
     return {row, k * width, n, covered};
 }
 
+/* The columns of a row of z that a lane takes, neighbours, and those of all lanes. */
+template <class Z> static constexpr int EACH_LANE = decltype(std::declval<Z>().row(0))::EACH;
+#define WARP_LOOP(j, n, each) \
+    for (int64_t j = threadIdx.x % GPU_LANES * (each); j < (n); j += (int64_t)GPU_LANES * (each))
+
 struct warp_ends {
     float max, min;
 };
@@ -51,10 +56,11 @@ template <class Z> static __device__ warp_ends warp_ends_of(const warp_rows &r, 
         return {};
     float max = -HUGE_VALF, min = HUGE_VALF;
     const auto value = z.row(s.row);
-    GPU_LANE_LOOP (j, s.n) {
-        const float v = value(s.first + j);
-        max = v > max ? v : max;
-        min = v < min ? v : min;
+    WARP_LOOP (j, s.n, EACH_LANE<Z>) {
+        for (const float v : value(s.first + j).v) {
+            max = v > max ? v : max;
+            min = v < min ? v : min;
+        }
     }
     max = warp_max(max);
     min = warp_min(min);
@@ -73,43 +79,44 @@ struct warp_value {
 
 static __device__ inline warp_value warp_value_of(float v, const rq_grid &g, float low, float high)
 {
-    const float whole = rq_clamp(rintf(v / g.s) + g.zp, low, high);
+    const float whole = fminf(fmaxf(rintf(v / g.s) + g.zp, low), high); /* rq_clamp, as that is never -0 */
     return {(whole - g.zp) * g.s, whole};
 }
 
-/* to(row, column, value), code(row, column, whole number from 0 on) for group i with its extremes; returns its grid */
+/* to(row, column, values), code(row, column, whole number from 0 on) for group i with its extremes; returns its grid */
 template <class Z, class Y, class Q>
 static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, const warp_ends &e, const Y &to,
                                      const Q &code)
 {
     const warp_group s = warp_group_of(r, i);
-    const bool rounds = r.p.bits < 16;
-    const float low = rounds ? rq_low(&r.p) : 0, high = rounds ? rq_high(&r.p) : 0;
+    const float low = rq_low(&r.p), high = rq_high(&r.p);
     rq_grid g = {};
-    if (rounds)
+    if (r.p.bits < 16)
         g = warp_grid(r, i, e);
     const auto value = z.row(s.row);
-    GPU_LANE_LOOP (j, s.n) {
-        const float v = value(s.first + j);
-        if (j < s.covered) {
-            const warp_value w = warp_value_of(v, g, low, high);
-            to(s.row, s.first + j, w.rounded);
-            code(s.row, s.first + j, w.whole - low);
-        } else {
-            to(s.row, s.first + j, v);
+    WARP_LOOP (j, s.n, EACH_LANE<Z>) {
+        gpu_few<EACH_LANE<Z>> v = value(s.first + j);
+        for (int k = 0; k < EACH_LANE<Z>; k++) {
+            if (j + k < s.covered) {
+                const warp_value w = warp_value_of(v.v[k], g, low, high);
+                v.v[k] = w.rounded;
+                code(s.row, s.first + j + k, w.whole - low);
+            }
         }
+        to(s.row, s.first + j, v);
     }
     return g;
 }
 
 /* dz = the gradient at z from dy at the rounded value, of group i with its extremes; du, dl [rows, groups] or
- * NULL. dz may be dy. seen(column, its gradient) once for each, extremes last. */
+ * NULL. dz may be dy. seen(column, gradients) for EACH columns, without those of extremes, which come one by one behind. */
 template <class Z, class S>
 static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, const warp_ends &e, float *dz, float *du,
                                     float *dl, const float *dy, const S &seen)
 {
     const warp_group s = warp_group_of(r, i);
     const int64_t at = s.row * r.cols + s.first;
+    constexpr int EACH = EACH_LANE<Z>;
     rq_back b = {};
     if (r.p.bits < 16) {
         const float low = rq_low(&r.p), high = rq_high(&r.p);
@@ -118,23 +125,26 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, c
         double sum = 0;
         int64_t jmax = 0, jmin = 0; /* the lane's last extremes */
         int nmax = 0, nmin = 0;
-        GPU_LANE_LOOP (j, s.n) {
-            const float v = value(s.first + j), d = dy[at + j];
-            float to = d;
-            if (j < s.covered) {
-                const float x = v / g.s, whole = rintf(x) + g.zp;
-                const bool in = whole >= low && whole <= high;
-                const float ds = in ? (whole - g.zp) - x : rq_clamp(whole, low, high) - g.zp;
-                sum += (double)d * (double)ds;
-                to = in ? d : 0;
+        WARP_LOOP (j, s.n, EACH) {
+            const gpu_few<EACH> v = value(s.first + j);
+            gpu_few<EACH> d = gpu_few_at<EACH>(dy + at + j), inner;
+            for (int k = 0; k < EACH; k++) {
+                const bool top = v.v[k] == g.max, bottom = v.v[k] == g.min;
+                if (j + k < s.covered) {
+                    const float x = v.v[k] / g.s, whole = rintf(x) + g.zp;
+                    const bool in = whole >= low && whole <= high;
+                    const float ds = in ? (whole - g.zp) - x : rq_clamp(whole, low, high) - g.zp;
+                    sum = fma((double)d.v[k], (double)ds, sum); /* the product is exact */
+                    d.v[k] = in ? d.v[k] : 0;
+                }
+                inner.v[k] = top || bottom ? 0 : d.v[k];
+                if (top)
+                    jmax = j + k, nmax++;
+                if (bottom)
+                    jmin = j + k, nmin++;
             }
-            if (v != g.max && v != g.min)
-                seen(s.first + j, to); /* before the store, so that what made v need not be loaded again */
-            dz[at + j] = to;
-            if (v == g.max)
-                jmax = j, nmax++;
-            if (v == g.min)
-                jmin = j, nmin++;
+            seen(s.first + j, inner); /* before the store, so that what made v need not be loaded again */
+            *reinterpret_cast<gpu_few<EACH> *>(dz + at + j) = d;
         }
         b = rq_back_of(&r.p, &g, warp_sum(sum));
         const int maxima = warp_sum(nmax), minima = warp_sum(nmin);
@@ -145,23 +155,24 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, c
             if (bottom)
                 dz[at + j] += dmin;
             if (top || bottom)
-                seen(s.first + j, dz[at + j]);
+                seen(s.first + j, gpu_few<1>{{dz[at + j]}});
         };
         if (nmax <= 1 && nmin <= 1) { /* as nearly always: no second look at the values */
             const bool both = nmax && nmin && jmax == jmin;
             give(jmax, nmax, both);
             give(jmin, false, nmin && !both);
         } else {
-            GPU_LANE_LOOP (j, s.n) {
-                const float v = value(s.first + j);
-                give(j, v == g.max, v == g.min);
+            WARP_LOOP (j, s.n, EACH) {
+                const gpu_few<EACH> v = value(s.first + j);
+                for (int k = 0; k < EACH; k++)
+                    give(j + k, v.v[k] == g.max, v.v[k] == g.min);
             }
         }
     } else {
-        GPU_LANE_LOOP (j, s.n) {
-            const float d = dy[at + j];
+        WARP_LOOP (j, s.n, EACH) {
+            const gpu_few<EACH> d = gpu_few_at<EACH>(dy + at + j);
             seen(s.first + j, d);
-            dz[at + j] = d;
+            *reinterpret_cast<gpu_few<EACH> *>(dz + at + j) = d;
         }
     }
     if (threadIdx.x % GPU_LANES == 0 && du)
