@@ -38,10 +38,10 @@ static __global__ void __launch_bounds__(GPU_BLOCK)
 {
     GPU_LOOP (i, n) {
         const float a = gate[i], u = up[i], d = dy[i], s = sigmoid(a);
-        dgate.set(i, d * u * (s + a * s * (1 - s)));
-        dup.set(i, d * a * s);
         if (y.x)
             y.set(i, a * s * u);
+        dgate.set(i, d * u * (s + a * s * (1 - s)));
+        dup.set(i, d * a * s);
     }
 }
 
