@@ -143,7 +143,8 @@ $(CUDA)/ptx/%.ptx: libsq/op/cuda/%_cuda.cu $(wildcard libsq/op/cuda/*.h) | $(B)/
 	$(Q)$(NVCC) $(NVCCFLAGS) -arch=compute_80 -ptx $< -o $@
 
 # registers and spills of every kernel: make registers, then look at the difference
-registers: $(CUDA)/libsq_cuda.so
+registers: $(if $(NVCC),$(CUDA)/libsq_cuda.so)
+	$(Q)$(if $(NVCC),,echo "registers: this tree was built without nvcc" >&2; exit 1)
 	$(Q)sh mk/registers.sh $(NVCC) $(CUDA_OBJ:.o=.log) >libsq/op/cuda/registers.txt
 
 tests: $(UNIT) $(HELPERS) $(B)/lib/sq/libsq_emu.so $(B)/gen/simt_faults $(B)/gen/libsq_wrong.so $(if $(NVCC),$(PTX))

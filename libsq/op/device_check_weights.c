@@ -228,11 +228,13 @@ static struct sq_fold_args fold_of(void *const *p, const int64_t *z)
                                  .cols = z[1]};
 }
 
-/* Of three values, so that a group, and a lane's part of it, has many extremes. */
-static void tie(float *w, const int64_t *z)
+/* Of three values, so that a group, and a lane's part of it, has many extremes, also with A. */
+static void tie(float *w, float *a, const int64_t *z)
 {
     for (int64_t i = 0; z[5] & TIES && i < z[0] * z[1]; i++)
         w[i] = (float)(i % 3 - 1);
+    for (int64_t i = 0; z[5] & TIES && i < z[6] * z[1]; i++)
+        a[i] = 0;
 }
 
 /* W as f32 and W~, docs/method.md 3 in its order of operations */
@@ -284,7 +286,7 @@ static void fold_args(struct check_call *c)
 
 static void fold_values(void *const *p, const int64_t *z)
 {
-    tie(F(5), z);
+    tie(F(5), F(8), z);
     clip_values(F(10), groups_of(z));
     clip_values(F(11), groups_of(z));
 }
@@ -332,6 +334,11 @@ static const int64_t fold_shapes[][CHECK_DIMS] = {
     {6, 70, 2, 32, 50, CLIP | COLS | W16 | TO16, 4},
     {3, 100, 3, 40, 100, CLIP | COLS | ROWS, 6},
     {4, 130, 2, 0, 100, CLIP | ROWS | TIES, 0},
+    {5, 256, 2, 0, 100, CLIP | W16 | TO16, 4},
+    {3, 388, 2, 0, 49, CLIP | ZERO | COLS | ROWS | W16 | TO16, 4},
+    {4, 384, 3, 128, 67, CLIP | COLS | W16 | TO16, 4},
+    {3, 260, 4, 0, 100, CLIP | ROWS | CODES, 4},
+    {4, 256, 2, 0, 100, CLIP | ROWS | TIES, 4},
 };
 
 /* dw du dl da db dc dr, then the weights', W, W~ and ends as above */
@@ -354,7 +361,7 @@ static void fold_grad_args(struct check_call *c)
 static void fold_grad_values(void *const *p, const int64_t *z)
 {
     const struct sq_fold_args a = fold_of(p + 7, z);
-    tie(F(7), z);
+    tie(F(7), F(10), z);
     clip_values(F(12), groups_of(z));
     clip_values(F(13), groups_of(z));
     make_flat(F(14), F(15), &a);
