@@ -376,6 +376,10 @@ class Block:
     def convert(self, i, op, args):
         to, source = op[-2], op[-1]
         x = self.value(i, args[1], source)
+        if to == "bf16":
+            u = self.bits(i, args[1]) & 0xffffffff
+            self.put(i, args[0], 0x7fff if math.isnan(x) else (u + 0x7fff + (u >> 16 & 1) >> 16) & 0xffff, "u16")
+            return
         if to[0] == "f":
             if "rni" in op:
                 x = to_nearest(x)
