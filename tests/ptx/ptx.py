@@ -109,7 +109,7 @@ class Kernel:
                 self.shared[shared[2]] = self.shared_bytes
                 self.shared_bytes += int(shared[3])
         for line in found[4].split("\n"):
-            line = " ".join(line.split("//")[0].split())
+            line = re.sub(r"^\{ (.*;)\}$", r"\1", " ".join(line.split("//")[0].split()))  # inline PTX comes in braces
             if not line or line[0] in ".{}" and not line.endswith("};"):
                 continue
             if line.endswith(":"):
