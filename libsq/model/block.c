@@ -140,12 +140,12 @@ int64_t sq_grad_block(int64_t rows)
     return SQ_MAX(LEAST, (rows + SQ_GRAD_BLOCKS - 1) / SQ_GRAD_BLOCKS);
 }
 
-/* Rows of a strip of gradients: large enough that packing the other operand again for each is nothing beside it. */
-int64_t sq_grad_strip(int64_t rows, int64_t cols)
+/* Rows of a strip of gradients: large enough that packing the other operand again for each is nothing beside it, on a device
+ * that a warp a row keeps it busy. */
+int64_t sq_grad_strip(const struct sq_ops *ops, int64_t rows, int64_t cols)
 {
-    enum { FLOATS = 1 << 23 };
-    const int64_t block = sq_grad_block(rows);
-    return SQ_MIN(rows, SQ_MAX(1, FLOATS / (block * cols)) * block);
+    const int64_t block = sq_grad_block(rows), floats = ops == ops->host ? 1 << 23 : 1 << 26;
+    return SQ_MIN(rows, SQ_MAX(1, floats / (block * cols)) * block);
 }
 
 int64_t sq_coded_linears(const struct sq_config *cfg)
@@ -209,6 +209,7 @@ int sq_block_ends(struct sq_block *b, int64_t group)
     SQ_TRY(sq_alloc(&b->ends, b->nlinear));
     SQ_TRY(block_alloc(b, &b->ends_all, (size_t)sq_block_ends_floats(b->cfg, group) * sizeof *b->ends_all));
     carve_ends(b->ends, b->ends_all, b->cfg, group);
+    b->ends_group = group;
 out:
     return rc;
 }
@@ -307,7 +308,7 @@ void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_
     for (int64_t first = 0, last; first < rows; first = last) {
         struct sq_mat part = behind(dy.as, first);
         part.transposed = true;
-        last = SQ_MIN(first + sq_grad_strip(rows, cols), rows);
+        last = SQ_MIN(first + sq_grad_strip(r->ops, rows, cols), rows);
         const enum sq_work before = sq_work_begin(SQ_WORK_PRODUCTS);
         if (wanted < cols)
             r->ops->clear(t->dw, (size_t)((last - first) * cols) * sizeof *t->dw);

@@ -3,7 +3,8 @@
  * Rounding of activations is straight-through (docs/method.md 1): the gradient at the rounded value goes back through
  * rowquant_grad, which needs the value before rounding. So each place holds z, the input before rounding, and what was
  * multiplied: zq, or z itself where nothing is rounded. Once the weight gradients have used that, the gradient at it takes
- * its memory. Where products take bf16, what was multiplied is their operand alone, and zq, or z, the gradient at it. */
+ * its memory; of down, where nothing is rounded, the other way round. Where products take bf16, what was multiplied is their
+ * operand alone, and zq, or z, the gradient at it. */
 #include "sq/work.h"
 #include "trace.h"
 
@@ -54,6 +55,7 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
     const bool rounds = sq_rounds(r);
     const struct sq_floats z = place(r, t);
     float *d = multiplied(t, r);
+    SQ_ASSERT(rounds || !t->dyo || t->dyo + n * (2 * F + C) <= (uint16_t *)(t->zq + n * SQ_MAX(C, F)));
 
     const struct sq_operand dy = sq_operand_grad(t, rounds ? 0 : 2 * n * F, sq_f32(dmid), n, C);
     if (rounds) {

@@ -61,7 +61,7 @@ static int64_t lay_out_workspace(struct sq_trace *t, float *base, int64_t at)
     float *xo = NULL, *dyo = NULL, *codes = NULL, *sum = NULL, *chosen = NULL, *slot = NULL, *token = NULL, *begin = NULL, *dshare = NULL;
     for (int64_t i = 0, rows, cols; i < sq_config_linears(cfg); i++) {
         sq_linear_shape(&rows, &cols, cfg, i);
-        weights = SQ_MAX(weights, sq_grad_strip(rows, cols) * cols);
+        weights = SQ_MAX(weights, sq_grad_strip(t->home, rows, cols) * cols);
         widest = SQ_MAX(widest, rows);
     }
     const struct part part[] = {

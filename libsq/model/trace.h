@@ -34,8 +34,9 @@ struct sq_trace {
     float *qq, *kq, *vq, *dq, *dk, *dv;    /* rounded q, k, v, and gradients: in the memory of gate and up, before they
                                               are made, and after their use */
     uint16_t *xo, *dyo;                    /* operands of products in bf16: inputs of linears [S, max(C, H*D, F)], gradients
-                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)], and where nothing is
-                                              rounded on into zq, another [S,C]; NULL where gemm rounds them */
+                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)]; a dense layer that rounds
+                                              nothing has another [S,C] behind 2 F, for which zq lies behind them;
+                                              NULL where gemm rounds them */
     struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
     float *low;                            /* [S,SQ_LOW] for struct sq_grads' rest */
@@ -78,7 +79,7 @@ void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_
 void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,
                       int64_t n, bool add);
 /* Rows of a linear whose gradients are made at once. */
-int64_t sq_grad_strip(int64_t rows, int64_t cols);
+int64_t sq_grad_strip(const struct sq_ops *ops, int64_t rows, int64_t cols);
 
 /* Experts, slots and shares from the probabilities; t->first is not renewed. */
 void sq_moe_dispatch(struct sq_trace *t, const struct sq_ops *ops, int64_t n);

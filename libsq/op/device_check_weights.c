@@ -228,13 +228,13 @@ static struct sq_fold_args fold_of(void *const *p, const int64_t *z)
                                  .cols = z[1]};
 }
 
-/* Of three values, so that a group, and a lane's part of it, has many extremes, also with A. */
-static void tie(float *w, float *a, const int64_t *z)
+/* Of three values, so that a group, and a lane's part of it, has many extremes, also with B. */
+static void tie(float *w, float *b, const int64_t *z)
 {
     for (int64_t i = 0; z[5] & TIES && i < z[0] * z[1]; i++)
         w[i] = (float)(i % 3 - 1);
-    for (int64_t i = 0; z[5] & TIES && i < z[6] * z[1]; i++)
-        a[i] = 0;
+    for (int64_t i = 0; z[5] & TIES && i < z[0] * z[6]; i++)
+        b[i] = 0;
 }
 
 /* W as f32 and W~, docs/method.md 3 in its order of operations */
@@ -286,7 +286,7 @@ static void fold_args(struct check_call *c)
 
 static void fold_values(void *const *p, const int64_t *z)
 {
-    tie(F(5), F(8), z);
+    tie(F(5), F(9), z);
     clip_values(F(10), groups_of(z));
     clip_values(F(11), groups_of(z));
 }
@@ -339,6 +339,9 @@ static const int64_t fold_shapes[][CHECK_DIMS] = {
     {4, 384, 3, 128, 67, CLIP | COLS | W16 | TO16, 4},
     {3, 260, 4, 0, 100, CLIP | ROWS | CODES, 4},
     {4, 256, 2, 0, 100, CLIP | ROWS | TIES, 4},
+    {3, 388, 3, 128, 60, CLIP | COLS | W16 | TO16, 4},
+    {4, 256, 16, 0, 100, COLS | ROWS | W16, 4},
+    {70, 132, 2, 0, 100, CLIP | ROWS, 4},
 };
 
 /* dw du dl da db dc dr, then the weights', W, W~ and ends as above */
@@ -361,7 +364,7 @@ static void fold_grad_args(struct check_call *c)
 static void fold_grad_values(void *const *p, const int64_t *z)
 {
     const struct sq_fold_args a = fold_of(p + 7, z);
-    tie(F(7), F(10), z);
+    tie(F(7), F(11), z);
     clip_values(F(12), groups_of(z));
     clip_values(F(13), groups_of(z));
     make_flat(F(14), F(15), &a);

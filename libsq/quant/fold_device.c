@@ -37,6 +37,7 @@ static struct sq_fold_args args_of(const struct sq_params *p, const struct sq_bl
                                    int64_t k, const struct sq_rowq *q)
 {
     const struct sq_config *c = w->cfg;
+    SQ_ASSERT(!flat->ends || flat->ends_group == q->group);
     const struct linear l = fold_linear_of(p, c, k);
     const struct side cols = fold_col_side(p, c, k), rows = fold_row_side(p, c, k);
     return (struct sq_fold_args){.w = w->w[k],

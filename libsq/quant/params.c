@@ -82,11 +82,17 @@ static void declare_all(struct sq_params *p, const struct sq_config *cfg, const 
     }
 }
 
+/* An array begins at a multiple of 4 floats, as a device's loads do; what lies between is zero and has no gradient. */
+static int64_t room_of(const struct sq_param *p)
+{
+    return (p->n + 3) / 4 * 4;
+}
+
 int64_t sq_params_floats(const struct sq_params *p)
 {
     int64_t n = 0;
     for (int64_t i = 0; i < p->nparam; i++)
-        n += p->param[i].n;
+        n += room_of(&p->param[i]);
     return n;
 }
 
@@ -98,7 +104,7 @@ int params_allocate(struct sq_params *p, const struct sq_config *cfg)
     float *x = p->values;
     for (int64_t i = 0; i < p->nparam; i++) {
         p->param[i].x = x;
-        x += p->param[i].n;
+        x += room_of(&p->param[i]);
     }
     for (int64_t i = 0; i < p->nlinear; i++) {
         int64_t rows, cols;

@@ -287,9 +287,49 @@ static void attention_has_three_ways(void **state)
     dev->close(&other);
 }
 
+/* What the backward makes again is what the forward made. */
+static void swiglu_comes_twice(void **state)
+{
+    (void)state;
+    enum { N = 300 };
+    float x[3][N], y[2][N];
+    for (int k = 0; k < 3; k++)
+        for (int i = 0; i < N; i++)
+            x[k][i] = 3 * sinf((float)(i * (k + 2)));
+    float *const gate = on_device(x[0], N), *const up = on_device(x[1], N), *const dy = on_device(x[2], N);
+    float *const first = on_device(x[2], N), *const dgate = on_device(x[2], N), *const dup = on_device(x[2], N);
+    dev->ops->swiglu(gpu, sq_f32(first), gate, up, N);
+    dev->ops->swiglu_grad(gpu, sq_f32(dgate), sq_f32(dup), sq_f32(dy), dy, gate, up, N);
+    dev->get(gpu, SQ_QUEUE_WORK, y[0], first, sizeof y[0]);
+    dev->get(gpu, SQ_QUEUE_WORK, y[1], dy, sizeof y[1]);
+    assert_int_equal(dev->sync(gpu), 0);
+    assert_memory_equal(y[0], y[1], sizeof y[0]);
+    float *const all[] = {gate, up, dy, first, dgate, dup};
+    for (int i = 0; i < SQ_COUNT(all); i++)
+        dev->free(gpu, all[i]);
+}
+
+/* Four neighbours are loaded at once. */
+static void folded_arrays_are_aligned(void **state)
+{
+    (void)state;
+    float x[260] = {0};
+    float *const w = on_device(x, 260), *const a = on_device(x, 260), *const b = on_device(x, 4), *const to = on_device(x, 260);
+    struct sq_fold_args args = {.w = w, .w_type = SQ_F32, .a = a + 1, .b = b, .rank = 1, .q = {.bits = 2, .rate = 1},
+                                .to = to, .to_type = SQ_F32, .rows = 1, .cols = 256};
+    dev->ops->fold(gpu, &args);
+    assert_true(dev->sync(gpu) < 0);
+    assert_string_equal(dev->error(gpu), "fold: an array at an address that is not a multiple of 16");
+    float *const all[] = {w, a, b, to};
+    for (int i = 0; i < SQ_COUNT(all); i++)
+        dev->free(gpu, all[i]);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test_setup_teardown(swiglu_comes_twice, start, end),
+        cmocka_unit_test_setup_teardown(folded_arrays_are_aligned, start, end),
         cmocka_unit_test(devices_have_numbers),
         cmocka_unit_test_setup_teardown(the_first_failure_stays, start, end),
         cmocka_unit_test_setup_teardown(the_hosts_memory_is_seen, start, end),

@@ -32,7 +32,7 @@ class To:
         self.array = array
 
     def at(self, place):
-        return Floats(0 if self.array._type_ is ctypes.c_float else 2, place)
+        return Floats(0 if self.array is None or self.array._type_ is ctypes.c_float else 2, place)
 
 
 class Emulator:
@@ -91,7 +91,9 @@ def outputs(n):
 
 
 def to_struct(name, array):
-    """struct gpu_floats (gpu.h) with the address of an array of that name"""
+    """struct gpu_floats (gpu.h) with the address of an array of that name, or without one"""
+    if array is None:
+        return lambda places: struct.pack("<Q?7x", 0, False)
     return lambda places: struct.pack("<Q?7x", places[name], array._type_ is not ctypes.c_float)
 
 
@@ -161,6 +163,18 @@ def check_swiglu(c):
     a = {"y": floats([0] * n), "g": floats(wave(n, 1)), "u": floats(wave(n, 2))}
     c.run("elem", "swiglu_elements", 1, 256, a, [to_struct("y", a["y"]), "g", "u", ("q", n)],
           lambda a: c.emu.run("swiglu", To(a["y"]), a["g"], a["u"], I64(n)), nearly=1e-6)
+
+
+def check_swiglu_grad(c):
+    n = 40
+    for y in None, floats([0] * n):
+        a = {"dg": floats([0] * n), "du": floats([0] * n), "d": floats(wave(n, 3)), "g": floats(wave(n, 1)), "u": floats(wave(n, 2))}
+        if y:
+            a["y"] = y
+        c.run("elem", "swiglu_grad_elements", 1, 256, a,
+              [to_struct("dg", a["dg"]), to_struct("du", a["du"]), to_struct("y", y), "d", "g", "u", ("q", n)],
+              lambda a: c.emu.run("swiglu_grad", To(a["dg"]), To(a["du"]), To(a.get("y")), a["d"], a["g"], a["u"], I64(n)),
+              nearly=1e-5)
 
 
 def check_adamw(c):

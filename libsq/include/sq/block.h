@@ -24,6 +24,7 @@ struct sq_block {
     void *code_all;
     float **ends; /* [nlinear] -> [R,G,2], or NULL: see sq_block_ends */
     float *ends_all;
+    int64_t ends_group;
 };
 
 int sq_block_new(struct sq_block *b, const struct sq_config *cfg, enum sq_dtype type) SQ_MUSTUSE; /* zeroed */
@@ -39,7 +40,7 @@ void sq_block_release(struct sq_block *b);
 /* Room for codes: a fold that rounds fills them, and a forward that rounds its activations multiplies codes. */
 int sq_block_codes(struct sq_block *b) SQ_MUSTUSE;
 /* Room, on a device, for the extremes that rounding found in groups of `group` columns (0: rows): a fold that rounds fills them,
- * and the backward of that fold reads them. So they are as new as the folded weights beside them. floats: how many. */
+ * and the backward of that fold reads them. So they are as new as the folded weights beside them. floats: what they take. */
 int sq_block_ends(struct sq_block *b, int64_t group) SQ_MUSTUSE;
 int64_t sq_block_ends_floats(const struct sq_config *cfg, int64_t group);
 int64_t sq_coded_linears(const struct sq_config *cfg); /* that many of a layer's linears, the first ones, can have codes */

@@ -113,7 +113,7 @@ struct sq_device_ops {
 
     /* The pass over a linear's weights, docs/method.md 3 and 1 (libsq/quant/fold.c), on rows of it:
      *   W~ = W diag(c) diag(r) + (1/rank) B A, in this order of operations, then the quantizer with u, l
-     * to, W [rows, cols] of their types (f32 or bf16; `to` may be W); everything has the reference's bits as rowquant
+     * to, dw, W, c, A at multiples of 16 bytes, or SQ_E_ARG; to, W [rows, cols] of their types (f32 or bf16; `to` may be W); everything has the reference's bits as rowquant
      * has. */
     void (*fold)(struct sq_gpu *g, const struct sq_fold_args *a);
     /* Its backward, from dw [rows, cols] f32, the gradient at the rounded weights, which becomes that at W~ (G):

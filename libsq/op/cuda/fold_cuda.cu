@@ -2,12 +2,12 @@
  *
  *   W~[i,j] = W[i,j] c[j] r[i] + (1/rank) sum over t of B[i,t] A[t,j]     columns, rows, then LoRA: docs/method.md 3
  *
- * fold: a warp a group. Bound by instructions: at rank 4 an element is made twice, 35 each, and rounded; of memory it has 2
- * (bf16) or 4 bytes read, the second time from L2, and as many written; A (4 rank bytes an element) comes from L1 and L2, as
- * the four warps of a block walk the same columns. Extremes stay for fold_grad, which makes an element once: a warp a row,
- * group by group, makes G of dw in place (12 bytes an element) and of G the row's sums for B and r, as it has A and W at
- * hand; of more than four ranks in further walks (4 bytes each, from L2). Then threads a column have theirs, four ranks at a
- * time (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
+ * fold: a warp a group. Bound by instructions: at rank 4 an element is made twice, about 20 each, and rounded, 63 in all;
+ * of memory it has 2 (bf16) or 4 bytes read, the second time from L2, and as many written; A (4 rank bytes an element)
+ * comes from L1 and L2, as the four warps of a block walk the same columns. Extremes stay for fold_grad, which makes an
+ * element once, 66: a warp a row, group by group, makes G of dw in place (12 bytes an element) and of G the row's sums
+ * for B and r, as it has A and W at hand; of more than four ranks in further walks (4 bytes each, from L2). Then threads
+ * a column have theirs, four ranks at a time (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
 #include "rowquant_warp.h"
 
 /* The rank that has instances of its own, a row of B in registers, a lane with so many neighbours at once; 0: any. */
@@ -194,7 +194,7 @@ struct fold_terms {
     }
 };
 
-struct fold_ends {
+struct fold_into {
     float *da, *dc; /* da from rank `first` on */
     int64_t ranks, rank, cols;
     __device__ void operator()(int64_t t, int64_t j, double sum) const
@@ -213,18 +213,19 @@ static warp_ends *ends_of(const struct sq_fold_args *a)
 }
 
 /* Is it of the usual rank, and can a lane have neighbours, and all lanes some? */
-static bool is_usual(const struct sq_fold_args *a, const void *to)
+static bool is_usual(const struct sq_fold_args *a)
 {
     const int64_t width = a->q.group ? a->q.group : a->cols;
-    const void *const array[] = {a->w, a->c, a->a, to};
-    for (const void *x : array)
-        if ((uintptr_t)x % sizeof(gpu_few<NEIGHBOURS>) != 0)
-            return false;
-    return a->rank == USUAL && a->cols % NEIGHBOURS == 0 && width % NEIGHBOURS == 0 && width >= NEIGHBOURS * (int)GPU_LANES;
+    return a->rank == USUAL && a->cols % NEIGHBOURS == 0 && width % NEIGHBOURS == 0 &&
+           width >= NEIGHBOURS * (int64_t)GPU_LANES;
 }
 
-static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a)
+/* to: what is written */
+static bool fold_refused(struct sq_gpu *g, const struct sq_fold_args *a, const void *to)
 {
+    for (const void *x : {a->w, static_cast<const void *>(a->c), static_cast<const void *>(a->a), to})
+        if ((uintptr_t)x % sizeof(gpu_few<NEIGHBOURS>) != 0)
+            gpu_fail(g, SQ_E_ARG, "fold: an array at an address that is not a multiple of 16");
     if (a->code && (a->q.group || a->q.bits > 8))
         gpu_fail(g, SQ_E_ARG, "fold: codes of groups of %lld, %d bits", (long long)a->q.group, a->q.bits);
     return g->rc != 0 || a->rows <= 0 || a->cols <= 0;
@@ -237,7 +238,7 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
     const gpu_floats to = gpu_floats_of(a->to, a->to_type);
     warp_ends *const ends = ends_of(a);
     struct sq_codes code = {};
-    if (fold_refused(g, a))
+    if (fold_refused(g, a, a->to))
         return;
     if (a->code) {
         a->code->bits = a->q.bits;
@@ -245,7 +246,7 @@ void sq_fold_cuda(struct sq_gpu *g, const struct sq_fold_args *a)
         code = *a->code;
     }
     const unsigned blocks = gpu_row_blocks(a->rows * r.groups);
-    if (is_usual(a, a->to))
+    if (is_usual(a))
         GPU_LAUNCH(g, fold_groups<USUAL>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
     else
         GPU_LAUNCH(g, fold_groups<0>, blocks, GPU_ROW_BLOCK, to, z, r, ends, code);
@@ -258,10 +259,10 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
     const folded_rows z = folded_of(a);
     if (a->q.bits < 16 && !a->ends)
         gpu_fail(g, SQ_E_ARG, "fold_grad: without the extremes that the fold found");
-    if (fold_refused(g, a))
+    if (fold_refused(g, a, dw))
         return;
     const unsigned blocks = gpu_row_blocks(a->rows);
-    if (is_usual(a, dw))
+    if (is_usual(a))
         GPU_LAUNCH(g, fold_unround<USUAL>, blocks, GPU_ROW_BLOCK, dw, du, dl, db, dr, z, r, ends_of(a));
     else
         GPU_LAUNCH(g, fold_unround<0>, blocks, GPU_ROW_BLOCK, dw, du, dl, db, dr, z, r, ends_of(a));
@@ -269,7 +270,7 @@ void sq_fold_grad_cuda(struct sq_gpu *g, float *dw, float *du, float *dl, float 
         const int64_t ranks = SQ_MIN((int64_t)RANKS, a->rank - first);
         float *cols = first == 0 ? dc : nullptr;
         if (ranks > 0 || cols)
-            gpu_column_sums(g, fold_ends{da ? da + first * a->cols : nullptr, cols, ranks, a->rank, a->cols},
+            gpu_column_sums(g, fold_into{da ? da + first * a->cols : nullptr, cols, ranks, a->rank, a->cols},
                             fold_terms{dw, z, first, ranks, cols != nullptr}, a->rows, a->cols, "fold_grad");
     }
 }

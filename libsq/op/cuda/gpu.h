@@ -149,7 +149,10 @@ static inline unsigned gpu_row_blocks(int64_t rows)
     for (int64_t i = (int64_t)blockIdx.x * GPU_ROWS + threadIdx.x / GPU_LANES; i < (n); \
          i += (int64_t)gridDim.x * GPU_ROWS)
 /* of a row: neighbouring lanes take neighbours */
-#define GPU_LANE_LOOP(j, n) for (int64_t j = threadIdx.x % GPU_LANES; j < (n); j += GPU_LANES)
+#define GPU_LANE_LOOP(j, n) GPU_LANES_LOOP (j, n, 1)
+/* each lane `each` of them, from j on */
+#define GPU_LANES_LOOP(j, n, each) \
+    for (int64_t j = threadIdx.x % GPU_LANES * (each); j < (n); j += (int64_t)GPU_LANES * (each))
 
 /* The sum over a warp, the same bits in all lanes: a butterfly adds the same pairs on both sides. */
 template <class T> static __device__ inline T warp_sum(T v)
@@ -178,16 +181,17 @@ static __device__ inline float gpu_widen(uint16_t h)
     return __uint_as_float((uint32_t)h << 16);
 }
 
-/* to nearest even; a NaN stays one */
+/* to nearest even; a NaN stays one: 0x7fff where there is an instruction, elsewhere with its upper bits */
 static __device__ inline uint16_t gpu_narrow(float x)
 {
 #if defined __CUDA_ARCH__ && __CUDA_ARCH__ >= 800
-    return __bfloat16_as_ushort(__float2bfloat16_rn(x)); /* an instruction there */
-#endif
+    return __bfloat16_as_ushort(__float2bfloat16_rn(x));
+#else
     const uint32_t u = __float_as_uint(x);
     if ((u & 0x7fffffffu) > 0x7f800000u)
         return (uint16_t)(u >> 16 | 0x40);
     return (uint16_t)((u + 0x7fff + (u >> 16 & 1)) >> 16);
+#endif
 }
 
 /* N neighbours, of which the first lies at a multiple of their size, as one piece. */

@@ -39,10 +39,8 @@ static __device__ inline warp_group warp_group_of(const warp_rows &r, int64_t i)
     return {row, k * width, n, covered};
 }
 
-/* The columns of a row of z that a lane takes, neighbours, and those of all lanes. */
+/* The columns of a row of z that a lane takes at once, neighbours. */
 template <class Z> static constexpr int EACH_LANE = decltype(std::declval<Z>().row(0))::EACH;
-#define WARP_LOOP(j, n, each) \
-    for (int64_t j = threadIdx.x % GPU_LANES * (each); j < (n); j += (int64_t)GPU_LANES * (each))
 
 struct warp_ends {
     float max, min;
@@ -56,7 +54,7 @@ template <class Z> static __device__ warp_ends warp_ends_of(const warp_rows &r, 
         return {};
     float max = -HUGE_VALF, min = HUGE_VALF;
     const auto value = z.row(s.row);
-    WARP_LOOP (j, s.n, EACH_LANE<Z>) {
+    GPU_LANES_LOOP (j, s.n, EACH_LANE<Z>) {
         for (const float v : value(s.first + j).v) {
             max = v > max ? v : max;
             min = v < min ? v : min;
@@ -94,7 +92,7 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
     if (r.p.bits < 16)
         g = warp_grid(r, i, e);
     const auto value = z.row(s.row);
-    WARP_LOOP (j, s.n, EACH_LANE<Z>) {
+    GPU_LANES_LOOP (j, s.n, EACH_LANE<Z>) {
         gpu_few<EACH_LANE<Z>> v = value(s.first + j);
         for (int k = 0; k < EACH_LANE<Z>; k++) {
             if (j + k < s.covered) {
@@ -125,7 +123,7 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, c
         double sum = 0;
         int64_t jmax = 0, jmin = 0; /* the lane's last extremes */
         int nmax = 0, nmin = 0;
-        WARP_LOOP (j, s.n, EACH) {
+        GPU_LANES_LOOP (j, s.n, EACH) {
             const gpu_few<EACH> v = value(s.first + j);
             gpu_few<EACH> d = gpu_few_at<EACH>(dy + at + j), inner;
             for (int k = 0; k < EACH; k++) {
@@ -162,14 +160,14 @@ static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, c
             give(jmax, nmax, both);
             give(jmin, false, nmin && !both);
         } else {
-            WARP_LOOP (j, s.n, EACH) {
+            GPU_LANES_LOOP (j, s.n, EACH) {
                 const gpu_few<EACH> v = value(s.first + j);
                 for (int k = 0; k < EACH; k++)
                     give(j + k, v.v[k] == g.max, v.v[k] == g.min);
             }
         }
     } else {
-        WARP_LOOP (j, s.n, EACH) {
+        GPU_LANES_LOOP (j, s.n, EACH) {
             const gpu_few<EACH> d = gpu_few_at<EACH>(dy + at + j);
             seen(s.first + j, d);
             *reinterpret_cast<gpu_few<EACH> *>(dz + at + j) = d;
