@@ -1,15 +1,15 @@
 /* The backward of a decoder layer, by hand, in the reverse order of block_forward.c.
  *
  * Rounding of activations is straight-through (docs/method.md 1): the gradient at the rounded value goes back through
- * rowquant_grad, which needs the value before rounding. So each place holds z, the input before rounding, and what was
- * multiplied: zq, or z itself where nothing is rounded. Once the weight gradients have used that, the gradient at it takes
- * its memory; of down, where nothing is rounded, the other way round. Where products take bf16, what was multiplied is their
- * operand alone, and zq, or z, the gradient at it. */
+ * rowquant_grad, which needs the value before rounding. So z holds an input of linears before rounding; what is multiplied
+ * is zq, or z where nothing is rounded. The gradient at the input overwrites that once the weight gradients have used it.
+ * For down, where nothing is rounded, the gradient is made first, and swiglu_grad puts the input in its place. Where
+ * products take bf16, what is multiplied lies in xo, and zq, or z, holds the gradient alone. */
 #include "sq/work.h"
 #include "trace.h"
 
-/* Where what was multiplied lies, unless it is an operand alone, and then the gradient at it. */
-static float *multiplied(const struct sq_trace *t, const struct sq_run *r)
+/* Where the gradient at an input of linears is made. */
+static float *gradient_room(const struct sq_trace *t, const struct sq_run *r)
 {
     return sq_rounds(r) ? t->zq : t->z;
 }
@@ -54,7 +54,8 @@ static void mlp_grad(float *dmid, const struct sq_grads *g, const struct sq_bloc
     const int64_t C = b->cfg->hidden, F = b->cfg->ffn;
     const bool rounds = sq_rounds(r);
     const struct sq_floats z = place(r, t);
-    float *d = multiplied(t, r);
+    float *d = gradient_room(t, r);
+    /* where nothing is rounded, dmid's operand lies behind those of gate and up, and may reach into zq */
     SQ_ASSERT(rounds || !t->dyo || t->dyo + n * (2 * F + C) <= (uint16_t *)(t->zq + n * SQ_MAX(C, F)));
 
     const struct sq_operand dy = sq_operand_grad(t, rounds ? 0 : 2 * n * F, sq_f32(dmid), n, C);
@@ -89,7 +90,7 @@ static void attend_grad(float *dmid, const struct sq_grads *g, const struct sq_b
     const struct sq_ops *ops = r->ops;
     const int64_t n = batch * r->tokens, H = cfg->heads, KV = cfg->kv_heads, D = cfg->head_dim;
 
-    float *d = multiplied(t, r); /* but here, where nothing is rounded, t->out was */
+    float *d = gradient_room(t, r); /* but here, where nothing is rounded, t->out was */
 
     const struct sq_operand dy = sq_operand_grad(t, 0, sq_f32(dmid), n, cfg->hidden);
     sq_linear_grad_w(g, dy, input(sq_f32(t->out), r, n, H * D, t), b, r, SQ_O, n, t);
@@ -117,7 +118,7 @@ static void project_grad(float *d, const struct sq_grads *g, const float *x, con
     const struct sq_floats z = place(r, t),
                            to_q = sq_operand_grad_room(t, 0, t->dq, cfg->qk_norm || b->bias[SQ_Q]),
                            to_k = sq_operand_grad_room(t, n * H * D, t->dk, cfg->qk_norm || b->bias[SQ_K]);
-    float *dh = multiplied(t, r);
+    float *dh = gradient_room(t, r);
 
     ops->rope(to_q, t->dq, r->cos, r->sin, n, r->tokens, H, D, true);
     ops->rope(to_k, t->dk, r->cos, r->sin, n, r->tokens, KV, D, true);

@@ -27,23 +27,23 @@ struct sq_trace {
     struct sq_routing routing;             /* of its arrays prob is set aside, the others are made again from it */
     int64_t *first, *own_first;            /* [E+1] routing.begin, the host's: products are queued by their sizes */
     /* workspace */
-    float *z, *zq;                         /* [N, max(C, H*D, F)]: an input of linears and its rounded form, if any;
+    float *z, *zq;                         /* [N, max(C, H*D)], of a dense layer max(C, H*D, F): an input of linears and its rounded form, if any;
                                               of both only what something else than products reads, where there is xo */
     float *in, *mul, *dmul, *dlogit;       /* experts: [S,C], [S,F], [S,F], [N,E] */
     double *dshare;                        /* [S] */
     float *qq, *kq, *vq, *dq, *dk, *dv;    /* rounded q, k, v, and gradients: in the memory of gate and up, before they
                                               are made, and after their use */
     uint16_t *xo, *dyo;                    /* operands of products in bf16: inputs of linears [S, max(C, H*D, F)], gradients
-                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)]; a dense layer that rounds
-                                              nothing has another [S,C] behind 2 F, for which zq lies behind them;
-                                              NULL where gemm rounds them */
+                                              of their outputs [S, max(C, (H + 2 KV)*D, 2 F)]; NULL where gemm rounds
+                                              them. The backward of a dense layer that rounds nothing needs [S, 2 F + C]:
+                                              the end of it lies in zq, which follows dyo and is free then */
     struct sq_codes code;                  /* an input of linears as codes */
     float *dw, *dbias;                     /* gradients of a strip of a linear, and of its bias */
     float *low;                            /* [S,SQ_LOW] for struct sq_grads' rest */
     float *all;                            /* the allocation */
 };
 
-/* Behind a forward of n rows: what is kept in another type goes there. */
+/* After a forward of n rows: copies to t->kept what is kept there in bf16. */
 void sq_trace_aside(struct sq_trace *t, int64_t n);
 
 static inline bool sq_rounds(const struct sq_run *r)
@@ -72,8 +72,8 @@ struct sq_operand sq_operand_rows(struct sq_operand o, int64_t first);
 /* y [n,R] = x [n,K] W' + bias (+ base [n,R], not y, if it is not NULL) for a linear of the block */
 void sq_linear_forward(float *y, const float *base, struct sq_operand x, const struct sq_block *b,
                        const struct sq_run *r, int64_t linear, int64_t n);
-/* dW = dy' x and dbias = column sums of dy, whose floats a bias needs, to g, strip by strip, and what belongs to the rest;
- * dx = dy W (+ dx if add). x is what forward multiplied. */
+/* dW = dy' x, strip by strip, and dbias = column sums of dy (which then must be there in f32), to g->linear; what g->columns
+ * leaves out, to g->rest; dx = dy W (+ dx if add). x is what forward multiplied. */
 void sq_linear_grad_w(const struct sq_grads *g, struct sq_operand dy, struct sq_operand x, const struct sq_block *b,
                       const struct sq_run *r, int64_t linear, int64_t n, struct sq_trace *t);
 void sq_linear_grad_x(float *dx, struct sq_operand dy, const struct sq_block *b, const struct sq_run *r, int64_t linear,

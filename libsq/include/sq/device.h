@@ -60,8 +60,8 @@ struct sq_device_ops {
     void (*swiglu)(struct sq_gpu *g, struct sq_floats y, const float *gate, const float *up, int64_t n);
     void (*swiglu_grad)(struct sq_gpu *g, struct sq_floats dgate, struct sq_floats dup, struct sq_floats y,
                         const float *dy, const float *gate, const float *up, int64_t n);
-    /* D at most 256: SQ_E_UNSUP. bf16: where there are units for it (from sm_80 on) and D is at most 128, operands are
-     * rounded first, to two numbers of bf16, 16 bits, those of dout v' and dv to one. */
+    /* D above 256: SQ_E_UNSUP. bf16: on devices from sm_80 on, with D at most 128, operands are rounded first: to two
+     * numbers of bf16 (16 bits), those of dout v' and of dv to one. */
     void (*attention)(struct sq_gpu *g, float *out, float *lse, const float *q, const float *k, const float *v,
                       int64_t batch, int64_t tokens, int64_t heads, int64_t kv, int64_t dim, bool bf16);
     /* Workspace: 4 B T H bytes. */
@@ -113,15 +113,16 @@ struct sq_device_ops {
 
     /* The pass over a linear's weights, docs/method.md 3 and 1 (libsq/quant/fold.c), on rows of it:
      *   W~ = W diag(c) diag(r) + (1/rank) B A, in this order of operations, then the quantizer with u, l
-     * to, dw, W, c, A at multiples of 16 bytes, or SQ_E_ARG; to, W [rows, cols] of their types (f32 or bf16; `to` may be W); everything has the reference's bits as rowquant
-     * has. */
+     * to, dw, W, c, A lie at multiples of 16 bytes, or SQ_E_ARG; to, W [rows, cols] of their types (f32 or bf16), to may
+     * be W. Everything has the reference's bits, as rowquant has. */
     void (*fold)(struct sq_gpu *g, const struct sq_fold_args *a);
     /* Its backward, from dw [rows, cols] f32, the gradient at the rounded weights, which becomes that at W~ (G):
      *   du, dl  overwritten, as rowquant_grad has them (NULL when u, l are)
      *   db[i,t] = sum over j of G[i,j] A[t,j] / rank, overwritten      da[t,j] += sum over i of B[i,t] G[i,j] / rank
      *   dr[i] = sum over j of G[i,j] W[i,j] c[j], overwritten          dc[j] += sum over i of r[i] G[i,j] W[i,j]
      * da and dc are added to, so that the rows of a linear may come in pieces (the same pieces, the same bytes); db, da
-     * are NULL when rank is 0, dr and dc when not wanted; c or r NULL count as ones.
+     * are NULL when rank is 0, dr and dc when not wanted; c or r NULL count as ones. Where weights are rounded a->ends
+     * are those of the fold, or SQ_E_ARG.
      * Workspace: column sums of 5 cols. */
     void (*fold_grad)(struct sq_gpu *g, float *dw, float *du, float *dl, float *da, float *db, float *dc, float *dr,
                       const struct sq_fold_args *a);

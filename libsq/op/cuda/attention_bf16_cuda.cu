@@ -9,13 +9,13 @@
  * a large bias of the keys must not blur, and of what becomes out, dq and dk are two numbers, x = high + low + e, |e| <=
  * 2^-17 |x|, and only low low is left out of a product: within 2^-15 at worst, 70 U (2^-24) as root mean square. Codes of
  * few bits and the choice of experts follow out, and dq and dk have parts that cancel. Those of dout v' and dv are one.
- * Tensor cores add to the sums themselves and truncate: 0.4 U for each addition of eight, 20 U of scores of 128 channels,
- * 320 U of 2048 keys, for dk and dv times the queries that share a key, always towards zero: little beside what bf16
- * takes from it behind. Operands above 2^127 may be Inf in bf16, and what is left of them NaN.
+ * Tensor cores add to the sums themselves and truncate, always towards zero: 0.4 U for each addition of eight. That is 20 U
+ * of a score of 128 channels and 320 U of a sum over 2048 keys; for dk and dv times the query heads of a key head. Rounding
+ * to bf16 for the next product costs far more. Operands above 2^127 may be Inf in bf16, and what is left of them NaN.
  *
  * Bound by shared memory. For a tile of 64 x 64 and 128 channels, forward and backward, 5,376 products of 16 x 8 x 16 and
  * 2,112 loads of four 8 x 8, at 4 clocks 8,448; docs/cuda.md has the rest. A block is 128 threads of up to 255 registers,
- * some spilled (registers.txt), and 26 to 79 kB of shared memory for 128 channels, 14 to 42 for 64: two a processor, one
+ * some spilled (registers.txt), and 26 to 79 kB of shared memory for 128 channels, 14 to 42 for 64: two a multiprocessor, one
  * of dk and dv with 128 channels where it has 100 kB. Sums have the order that the shape says. */
 #include "attention.h"
 #include "simt_tensor.h"
@@ -24,7 +24,7 @@ enum {
     ROWS = 64,
     WARP_ROWS = 16,
     BLOCK = ROWS / WARP_ROWS * (int)GPU_LANES,
-    TURN = 32,          /* of the others at a time */
+    TURN = 32,          /* rows in shared memory at a time: keys, or queries for dk and dv */
     DEEP = 16,          /* a product: 16 x DEEP by DEEP x WIDE */
     WIDE = 8,
     SUMS = TURN / WIDE, /* that a left operand goes to in turn, as a product waits long for the one before */
@@ -102,7 +102,7 @@ static __device__ inline four_floats four_of(const head_rows &from, int r, int c
     return f;
 }
 
-/* The block's part of COUNT rows, a thread's: on the way to shared memory. */
+/* A thread's part of COUNT rows, on the way to shared memory. */
 template <int DIM, int COUNT> struct fetched_rows {
     static constexpr int FOURS = DIM / 4, EACH = BLOCK / FOURS;
     static_assert(BLOCK % FOURS == 0 && COUNT % EACH == 0);

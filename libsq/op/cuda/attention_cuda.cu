@@ -178,8 +178,8 @@ static bool refused(struct sq_gpu *g, int64_t batch, const sizes &z, const char 
     return g->rc != 0 || batch * z.tokens * z.heads * z.dim == 0;
 }
 
-/* The instance for a device, or the code that there is for it, and for heads of dim channels, of a function template of
- * both; or in_bf16. */
+/* The instance of template f for the code that runs on the device and for dim channels; in_bf16 where operands are bf16.
+ * From SQ_GPU_BF16 (sm_80) on there is tf32, too. */
 #define FOR_DEVICE(f, in_bf16, g, bf16, dim)           \
     ((g)->code < SQ_GPU_BF16        ? FOR_DIM(f, SM75, dim) \
      : (bf16) && (dim) <= MOST_BF16 ? (in_bf16)             \

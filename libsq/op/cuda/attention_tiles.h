@@ -129,6 +129,7 @@ struct f32_tiles {
     }
 };
 
+/* The argument only names the type: shared arrays may not be in templates (simt.h). */
 [[maybe_unused]] static __device__ f32_tiles &shared_tiles(f32_tiles *)
 {
     __shared__ f32_tiles t;

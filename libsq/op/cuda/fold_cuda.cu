@@ -4,10 +4,11 @@
  *
  * fold: a warp a group. Bound by instructions: at rank 4 an element is made twice, about 20 each, and rounded, 63 in all;
  * of memory it has 2 (bf16) or 4 bytes read, the second time from L2, and as many written; A (4 rank bytes an element)
- * comes from L1 and L2, as the four warps of a block walk the same columns. Extremes stay for fold_grad, which makes an
- * element once, 66: a warp a row, group by group, makes G of dw in place (12 bytes an element) and of G the row's sums
- * for B and r, as it has A and W at hand; of more than four ranks in further walks (4 bytes each, from L2). Then threads
- * a column have theirs, four ranks at a time (4 to 8 bytes). Blocks of 128 and 256 threads, no shared memory. */
+ * comes from L1 and L2, as the four warps of a block walk the same columns.
+ * fold_grad reads the extremes that fold left, and makes an element once, 66. A warp takes a row, group by group: it turns
+ * dw into G in place (10 bytes an element in bf16, 12 in f32) and adds up the row's sums for B and r on the way; ranks
+ * beyond four take further walks (4 bytes each, from L2). Then a thread a column adds A's and c's sums, four ranks at a
+ * time (4 bytes, with c 6 or 8). Blocks of 128 and 256 threads, no shared memory. */
 #include "rowquant_warp.h"
 
 /* The rank that has instances of its own, a row of B in registers, a lane with so many neighbours at once; 0: any. */

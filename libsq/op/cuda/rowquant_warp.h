@@ -70,7 +70,7 @@ static __device__ inline rq_grid warp_grid(const warp_rows &r, int64_t i, const 
     return rq_grid_of(&r.p, e.max, e.min, r.u ? r.u + i : nullptr, r.l ? r.l + i : nullptr);
 }
 
-/* What becomes of a value: whole, the code, is meant where j < covered. */
+/* A value rounded, and the whole number that stands for it: the code is whole - rq_low(). */
 struct warp_value {
     float rounded, whole;
 };
@@ -107,7 +107,8 @@ static __device__ rq_grid warp_round(const warp_rows &r, int64_t i, const Z &z, 
 }
 
 /* dz = the gradient at z from dy at the rounded value, of group i with its extremes; du, dl [rows, groups] or
- * NULL. dz may be dy. seen(column, gradients) for EACH columns, without those of extremes, which come one by one behind. */
+ * NULL. dz may be dy. seen(column, gradients) is called for every EACH columns, with 0 in place of an extreme's
+ * gradient; an extreme's own follows, alone, once it is complete. */
 template <class Z, class S>
 static __device__ void warp_unround(const warp_rows &r, int64_t i, const Z &z, const warp_ends &e, float *dz, float *du,
                                     float *dl, const float *dy, const S &seen)
