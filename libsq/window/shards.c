@@ -63,7 +63,7 @@ int shards_grad(double *loss, float *sum, struct sq_trainer *t, const struct sq_
     if (job->workers)
         SQ_TRY(workers_send(job->workers, job, train_ops(t), step, pick, n));
     if (own > 0)
-        train_fold(t, job);
+        SQ_TRY(train_fold(t, job));
     for (int64_t i = 0; i < shards; i++) {
         const struct shard s = shard_of(n, shards, i);
         double part;

@@ -38,8 +38,8 @@ int train_bring(const struct sq_member **here, struct sq_trainer *t, const struc
 /* What training needs beyond what evaluating does: gradients, moments, what layers keep for their backward. A fresh optimizer. */
 int train_init(struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
 
-/* The parameters into the layers: once a step, before its parts. */
-void train_fold(struct sq_trainer *t, const struct sq_window_job *job);
+/* The parameters into the layers: once a step, before its parts. A signal ends it, and what is not folded must not be used. */
+int train_fold(struct sq_trainer *t, const struct sq_window_job *job) SQ_MUSTUSE;
 /* n picks of a batch: their loss, summed over their tokens, and what they give to the gradients of the batch's mean; NaN where
  * these are not finite. Looks for a signal now and then: a step of a large model takes minutes. */
 int train_part(double *loss, struct sq_trainer *t, const struct sq_window_job *job, const int64_t *pick, int64_t n,

@@ -471,13 +471,17 @@ static void backward(float *d, struct sq_trainer *t, const struct sq_window_job 
     sq_fold_grad_end(job->member[k].p, &g, job->member[k].w);
 }
 
-void train_fold(struct sq_trainer *t, const struct sq_window_job *job)
+int train_fold(struct sq_trainer *t, const struct sq_window_job *job)
 {
+    int rc = 0;
     if (t->ops->replay(SQ_PART_FOLD, 0))
-        return;
-    for (int64_t k = 0; k < job->n && !sq_stopped(); k++)
+        return 0;
+    for (int64_t k = 0; rc == 0 && k < job->n; k++) {
         fold(t, k, &job->member[k], &job->scheme, false);
+        rc = sq_stop_check();
+    }
     t->ops->recorded(SQ_PART_FOLD);
+    return rc;
 }
 
 /* What the gradients of one part, or of a whole batch, have of NaN and Inf joins the sums. */

@@ -207,7 +207,7 @@ static int take_step(struct share *s, struct sq_stream *out, struct sq_stream *i
     SQ_TRY(sq_json_int(&part, rec->head, "part", 0, 1023));
     SQ_TRY(sq_json_array(&picks, rec->head, "picks"));
     SQ_TRY(share_get(in, rec, &s->job, false));
-    train_fold(s->trainer, &s->job);
+    SQ_TRY(train_fold(s->trainer, &s->job));
     for (size_t i = 0; i < json_array_size(picks); i++) {
         SQ_TRY(read_picks(s, &n, json_array_get(picks, i)));
         if (n == 0)

@@ -126,6 +126,7 @@ END
         run -1 simt_faults $name
     done
     while read -r name text; do
+        [[ $build == *address* && $name == not_shared* ]] && continue # with ASan shared arrays lie anywhere
         run -134 --separate-stderr simt_faults "$name"
         [[ ${stderr_lines[0]} == "simt: $text in block (0, 0, 0)" ]]
         [[ ${stderr_lines[1]} == "simt:   threads "*"simt_faults.cu:"* || ${stderr_lines[2]} == "simt:   threads "*"simt_faults.cu:"* ]]

@@ -138,7 +138,7 @@ enum fault {
 };
 
 struct alignas(32) summing {
-    enum { DEEP = 8 };
+    enum { DEEP = 8, FIRST = 0 };
     float x[16][12], ones[DEEP][20], sum[16][20];
 };
 
@@ -172,7 +172,7 @@ static __device__ void sum_rows(summing &m, int fault)
 
 /* in bf16 */
 struct alignas(16) summing16 {
-    enum { DEEP = 16 };
+    enum { DEEP = 16, FIRST = 16 * DEEP - N }; /* of x: in rows that the lane which comes last reads, too */
     __nv_bfloat16 x[16][24], ones[DEEP][24];
     float sum[16][20];
 };
@@ -186,7 +186,7 @@ static __device__ void sum_rows(summing16 &m, int fault)
     float c[4] = {};
     if (fault == SKIPS_ALL && odd)
         return;
-    const void *row = &m.x[fault == LOADS_ANOTHER && odd ? 0 : t % 16][t / 16 * 8 + (fault == ANY_ADDRESS)];
+    const void *row = &m.x[fault == LOADS_ANOTHER && odd ? 15 : t % 16][t / 16 * 8 + (fault == ANY_ADDRESS)];
     mma_load<false>(a, fault == NOT_SHARED && odd ? a : row);
     mma_load<true>(b, &m.ones[t % 16][t / 16 * 8]);
     if (fault != SKIPS_PRODUCT || !odd)
@@ -211,9 +211,9 @@ static __device__ summing16 &shared_summing(summing16 *)
 template <int FAULT, class SUMMING = summing> static __global__ void product(float *y, const float *x)
 {
     SUMMING &m = shared_summing(static_cast<SUMMING *>(nullptr));
-    const int t = (int)threadIdx.x, deep = SUMMING::DEEP;
+    const int t = (int)threadIdx.x, deep = SUMMING::DEEP, first = SUMMING::FIRST;
     for (int i = t; i < 16 * deep; i += N)
-        m.x[i / deep][i % deep] = i < N ? x[blockIdx.x * N + i] : 0;
+        m.x[i / deep][i % deep] = i >= first && i < first + N ? x[blockIdx.x * N + i - first] : 0;
     for (int i = t; i < 16 * deep; i += N)
         m.ones[i / 16][i % 16] = 1;
     if (FAULT != NO_BARRIER)
