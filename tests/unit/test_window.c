@@ -6,12 +6,16 @@
 #include <cmocka.h>
 #include <math.h>
 #include <omp.h>
+#include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 
 #include "../golden.h"
 #include "sq/hash.h"
 #include "sq/rng.h"
+#include "sq/stop.h"
 #include "sq/window.h"
 
 enum { LAYERS = 2, TOKENS = 12, SAMPLES = 8, BATCH = 2 };
@@ -477,6 +481,31 @@ static void test_recompute(void **state)
     }
 }
 
+/* A signal that is there when a step begins: nothing is folded, nothing must be multiplied. In a process of its own, as a
+ * signal stays. */
+static void test_signal(void **state)
+{
+    (void)state;
+    const pid_t child = fork();
+    if (child == 0) {
+        const int64_t pick[BATCH] = {1, 4};
+        struct fixture f;
+        double loss;
+        omp_set_num_threads(1); /* the parent's threads are not here */
+        setup(&f, "W4A4", true, SQ_LOSS_MSE);
+        sq_trainer_free(&f.trainer);
+        if (sq_ops_get(&f.ops, SQ_BACKEND_CPU, SQ_BF16_PRODUCTS) < 0 ||
+            sq_trainer_new(&f.trainer, &CFG, f.ops, &f.job.scheme, LAYERS, BATCH, TOKENS) < 0)
+            _exit(2);
+        sq_stop_catch();
+        raise(SIGTERM);
+        _exit(sq_window_grad(&loss, f.trainer, &f.job, pick, BATCH) == SQ_E_IO ? 0 : 1);
+    }
+    int status = -1;
+    assert_true(child > 0 && waitpid(child, &status, 0) == child);
+    assert_int_equal(status, 0);
+}
+
 /* ---- guard, order, threads ---- */
 
 static void train_setup(struct fixture *f, const char *scheme, int64_t *order, int64_t picks)
@@ -577,7 +606,7 @@ int main(void)
         cmocka_unit_test(test_w2a16),       cmocka_unit_test(test_w4a4),
         cmocka_unit_test(test_stages),      cmocka_unit_test(test_half),
         cmocka_unit_test(test_loss),        cmocka_unit_test(test_differences),
-        cmocka_unit_test(test_recompute),   cmocka_unit_test(test_shards),
+        cmocka_unit_test(test_recompute), cmocka_unit_test(test_signal),   cmocka_unit_test(test_shards),
         cmocka_unit_test(test_clip_direction), cmocka_unit_test(test_guard),
         cmocka_unit_test(test_order),       cmocka_unit_test(test_steps),
         cmocka_unit_test(test_threads),
